@@ -7,6 +7,8 @@ keeps none of their objects alive.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -29,7 +31,7 @@ V = TypeVar("V")
 class _Known(NamedTuple):
     id: str
     name: str
-    modules: frozenset[str]  # the user's own modules that were sent for arguments
+    modules: dict[str, int]  # the user's own modules that were sent for arguments, as in _own()
 
 
 class _Latest(Generic[K, V]):
@@ -55,7 +57,7 @@ class RegisteredFunctions:
         # By id(fn); each entry's reference to fn keeps its id unique.
         self._by_identity: _Latest[int, tuple[Any, Watch, _Known]] = _Latest()
         self._by_content: _Latest[bytes, _Known] = _Latest()
-        self._installed: set[str] = set()  # modules that the worker is expected to have
+        self._is_own: dict[str, bool] = {}  # by module: a file of the user's, which is sent
         self._registered: set[str] = set()
 
     def find(self, fn: Any, modules: frozenset[str] = NO_MODULES) -> tuple[str, str]:
@@ -72,8 +74,7 @@ class RegisteredFunctions:
             raise Invalid(
                 f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
             )
-        if modules:
-            modules = self._own(modules)
+        own = self._own(modules) if modules else {}
         found = self._by_identity.get(id(fn))
         if found is not None and found[0] is fn and found[1].same(fn):
             known: _Known | None = found[2]
@@ -81,22 +82,29 @@ class RegisteredFunctions:
             from oncue.functions.watch import content_of  # imports much that an emit does not need
 
             known = self._by_content.get(content_of(fn))
-        if known is None or not modules <= known.modules:
-            known = self._pack(fn, modules | (known.modules if known is not None else NO_MODULES))
+        if known is None or not own.items() <= known.modules.items():
+            known = self._pack(fn, own if known is None else known.modules | own)
         return known.id, known.name
 
-    def _own(self, modules: frozenset[str]) -> frozenset[str]:
-        """Return those that are files of the user's."""
-        modules -= self._installed
-        if not modules:
-            return modules
-        from oncue.functions.source import local_files
+    def _own(self, modules: frozenset[str]) -> dict[str, int]:
+        """Return those that are files of the user's, with the files' times.
 
-        installed = {name for name in modules if not local_files(name)}
-        self._installed |= installed
-        return modules - installed
+        A file that was edited, and its module loaded again, is sent again.
+        """
+        own: dict[str, int] = {}
+        for name in modules:
+            if name not in self._is_own:
+                from oncue.functions.source import local_files  # imports much that an emit does not need
 
-    def _pack(self, fn: Any, modules: frozenset[str]) -> _Known:
+                self._is_own[name] = bool(local_files(name))
+            if self._is_own[name]:
+                try:
+                    own[name] = os.stat(sys.modules[name].__file__ or "").st_mtime_ns
+                except (OSError, KeyError, AttributeError):  # a folder without a file, or one that is gone
+                    own[name] = 0
+        return own
+
+    def _pack(self, fn: Any, modules: dict[str, int]) -> _Known:
         from oncue.functions import pack_function
         from oncue.functions.watch import Watch
 

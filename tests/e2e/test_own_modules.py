@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import operator
 import threading
 import weakref
@@ -105,6 +106,29 @@ def test_a_stored_object_of_the_users_own_module(client: Client, beam: Any) -> N
     stored = client.put(beam.Scan(5))
 
     assert client.submit(same, stored).result(PATIENCE_S) == beam.Scan(5)
+
+
+def test_an_edited_module_is_sent_again(client: Client, beam: Any) -> None:
+    assert client.submit(operator.methodcaller("path"), beam.Scan(1)).result(PATIENCE_S) == "1 m"
+    path = Path(beam.__file__)
+    path.write_text(MODULE.replace("return metres(self.n)", "return self.n * 1000"))
+    importlib.reload(beam)
+
+    assert client.submit(operator.methodcaller("path"), beam.Scan(1)).result(PATIENCE_S) == 1000
+
+
+def test_a_class_of_the_users_own_package(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("beam_pkg", "beam_pkg/inner", "beam_plain/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "beam_pkg" / "__init__.py").write_text("")
+    (tmp_path / "beam_pkg" / "inner" / "__init__.py").write_text("from ..base import Base\nclass Part(Base): pass\n")
+    (tmp_path / "beam_pkg" / "base.py").write_text("class Base:\n    n = 7\n")
+    (tmp_path / "beam_plain" / "deep" / "more.py").write_text("class Part:\n    n = 8\n")  # without __init__.py
+    monkeypatch.syspath_prepend(tmp_path)
+    inner, more = importlib.import_module("beam_pkg.inner"), importlib.import_module("beam_plain.deep.more")
+
+    assert client.submit(operator.attrgetter("n"), inner.Part()).result(PATIENCE_S) == 7
+    assert client.submit(operator.attrgetter("n"), more.Part()).result(PATIENCE_S) == 8
 
 
 def test_an_exception_of_the_users_own_module_as_an_argument(client: Client, beam: Any) -> None:
