@@ -98,6 +98,7 @@ class BatchResult:
         try:
             failed = decide(entry.rule, event)
             if failed is None:
+                _check_files(event)
                 operators = entry.rule.operators
                 if operators is None:
                     self._fire(entry, event)
@@ -137,6 +138,8 @@ class BatchResult:
     def take(self, event: Postponed, entry: ActiveRule, answer: Answer) -> None:
         """Make tasks, a match or a dead letter of an answer."""
         try:
+            if answer.kind in (FIRES, MATCHED):
+                _check_files(event.event)
             if answer.kind == FIRES:
                 self._fire(entry, event.event, answer.payloads)
             elif answer.kind == MATCHED:
@@ -355,17 +358,22 @@ def _decoded(record: Record) -> Event:
     except Exception as e:
         raise RuleError("decode", f"{type(e).__name__}: {e}") from None
     depth = _number(event.extensions.get("oncuedepth")) or 0
-    if depth >= MAX_FILE_DEPTH and event.type == FILE_EVENT:
-        what = f"the file is number {depth} in a chain of files that functions wrote; {MAX_FILE_DEPTH} is the limit"
-        remedy = (
-            "let the function write into another folder, or leave its files out with the trigger's `ignore`;"
-            " `loops: allow` if the loop is meant"
-        )
-        raise RuleError("match", what, remedy)
     if depth >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
         raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
+
+
+def _check_files(event: Event) -> None:
+    """Raise RuleError at the end of a chain of files that functions wrote."""
+    if event.type != FILE_EVENT or (depth := _number(event.extensions.get("oncuedepth")) or 0) < MAX_FILE_DEPTH:
+        return
+    raise RuleError(
+        "match",
+        f"the file is number {depth} in a chain of files that functions wrote; {MAX_FILE_DEPTH} is the limit",
+        "let the function write into another folder, or leave its files out with the trigger's `ignore`;"
+        " `loops: allow` if the loop is meant",
+    )
 
 
 def _mark_us(event: Event) -> int:

@@ -388,6 +388,28 @@ def test_a_change_of_times_and_attributes_alone_is_no_new_content(tmp_path: Path
     asyncio.run(main())
 
 
+@root_only
+def test_a_change_of_times_alone_by_another_user_is_no_new_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oncue.triggers.file.readiness.UNKNOWN_S", 0.5)
+
+    async def part(w: Watched, other: OtherUser) -> None:
+        path = str(w.data / "a.h5")
+        await other.run(f"open({path!r}, 'w').write('1234')")
+        await w.count(1)
+        await other.run(f"os.utime({path!r})")
+        await asyncio.sleep(2.0)
+        await other.run(f"os.chmod({path!r}, 0o600); os.utime({path!r}, (1, 1))")
+        await asyncio.sleep(2.0)
+        await w.quiet()
+        assert len(w.events) == 1
+        await other.run(f"f = open({path!r}, 'r+'); f.write('5678'); f.flush(); os.utime({path!r}, (1, 1))")
+        await asyncio.sleep(1.0)
+        await other.run("f.close()")
+        await w.count(2)
+
+    as_nobody(part, rescan="200ms")
+
+
 @pytest.mark.parametrize("down", [False, True])
 def test_new_content_of_the_same_size_fires(tmp_path: Path, down: bool) -> None:
     w = Watched(tmp_path)

@@ -32,6 +32,7 @@ from oncue.triggers.file.watch.base import ATTRIBUTES, CLOSED, CREATED, FOUND, R
 #: reports a close a moment before it lets go of the file.
 BUSY_S = (0.02, 0.1, 0.5, 1.0)
 FREE_S = 0.05  # a new name that nobody writes for so long, and nobody closed, is a link
+OPEN_US = 600_000_000  # a file whose writers are unknown is closed so long after its last change
 ATTRIBUTES_S = 0.5  # `cp -p` sets the times first, then closes
 _WHEN = {FIRED: "it fired", EXISTING: "the trigger was deployed", SKIPPED_FILE: "it was passed over"}
 _FREE = 1 << 20  # bit: nobody had the file open for writing at the last check
@@ -171,8 +172,17 @@ class FileEvaluator:
         writing = self.writers(key)
         if not pending.tries or key in self.in_flight or writing:
             self._wait(key, pending._replace(tries=1), seen, ATTRIBUTES_S, ATTRIBUTES, still=False)
+        elif writing is None and self.hears_closes:
+            # The former ctime stays: should somebody have it open, his close still fires it.
+            self.record_handled(FileRow(*key, known.state, *seen, now_us(), known.ctime_ns))
         elif writing is False or compare(known, seen, st.st_ctime_ns, ATTRIBUTES, self._born(key)) == ATTRIBUTES_ONLY:
             self.record_handled(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
+
+    def _is_closed(self, key: FileKey, st: os.stat_result) -> bool:
+        """Return True if no close is to come that tells of the file's last change."""
+        if self.writers(key) is False or not self.hears_closes:
+            return True
+        return now_us() - st.st_ctime_ns // 1_000 > OPEN_US
 
     def _born(self, key: FileKey) -> Callable[[], int | None]:
         return lambda: None if self.network else birth_us(self.path(key))
@@ -214,7 +224,7 @@ class FileEvaluator:
             return None
         when = _WHEN[known.state]
         if change == ATTRIBUTES_ONLY:
-            if key not in self.in_flight:
+            if key not in self.in_flight and self._is_closed(key, st):
                 self.record_handled(FileRow(*key, known.state, *seen, known.at_us, st.st_ctime_ns))
             return f"only its times have changed since {when}" if known.seen != seen else ""
         return "" if bits & FOUND or key in self.in_flight else f"it is unchanged since {when}"
