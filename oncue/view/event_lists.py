@@ -128,6 +128,7 @@ def _tests(db: sqlite3.Connection, f: EventFilter) -> tuple[str, list[object]] |
 
 def _of_tasks(db: sqlite3.Connection, f: EventFilter) -> tuple[str, tuple[object, ...]] | None:
     """Return the condition that the event caused such a task; None if there is none."""
+    states = state_tests(f.state)  # raises Invalid, whatever else there is
     names, words = [], []
     for column, word in (("rule", f.rule), ("endpoint", f.endpoint), ("owner", f.owner)):
         if word:
@@ -139,7 +140,7 @@ def _of_tasks(db: sqlite3.Connection, f: EventFilter) -> tuple[str, tuple[object
     test = f" AND (SELECT {' AND '.join(names)} FROM span s WHERE s.first <= task.n ORDER BY s.first DESC LIMIT 1)"
     return (
         "EXISTS (SELECT 1 FROM task INDEXED BY task_caused WHERE task.event_source = event.source"
-        f" AND task.event_id = event.id AND task.call IS NOT NULL{state_tests(f.state)}{test if names else ''})"
+        f" AND task.event_id = event.id AND task.call IS NOT NULL{states}{test if names else ''})"
     ), tuple(words)
 
 

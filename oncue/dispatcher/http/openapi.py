@@ -17,14 +17,17 @@ from oncue import __version__
 from oncue.dispatcher.auth.scopes import OPENS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.handler import POSITION
+from oncue.dispatcher.http.openapi_limits import CLOUD_EVENT, PARAMETERS, add_limits
 from oncue.dispatcher.http.route import MSGPACK, OCTETS, PROBLEM, NoQuery, Route
 from oncue.errors import (
+    DiskFull,
     Forbidden,
     Invalid,
     Malformed,
     NotReady,
     OncueError,
     RateLimited,
+    RequestTimeout,
     TooLarge,
     Unauthorized,
     UnsupportedType,
@@ -86,6 +89,7 @@ class _Schemas:
         found, self._components = msgspec.json.schema_components(kinds, ref_template=_REF)
         self._by_kind = list(zip(kinds, found, strict=True))
         _simplify_tuples(self._components)
+        add_limits(self._components)
 
     def of(self, kind: Any, items: Any = None) -> dict[str, Any]:
         if kind is Page and items is not None:
@@ -152,7 +156,8 @@ def _body(route: Route, kind: str, schemas: _Schemas) -> dict[str, Any]:
     if kind == MSGPACK:
         return schemas.of(route.takes_msgpack or route.takes)
     if kind.startswith("application/cloudevents"):
-        return {"type": "array", "items": {"type": "object"}} if "batch" in kind else {"type": "object"}
+        event = {"$ref": _REF.format(name=CLOUD_EVENT)}
+        return {"type": "array", "items": event} if "batch" in kind else event
     return schemas.of(route.takes or route.takes_doc)
 
 
@@ -164,7 +169,8 @@ def _parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
         schema = msgspec.json.schema(route.query)
         shape = schema["$defs"][route.query.__name__] if "$defs" in schema else schema
         for name, field in shape["properties"].items():
-            entry = {"name": name, "in": "query", "required": name in shape.get("required", ()), "schema": field}
+            limited = field | PARAMETERS.get(name, {}) | PARAMETERS.get(f"{route.path} {name}", {})
+            entry = {"name": name, "in": "query", "required": name in shape.get("required", ()), "schema": limited}
             if "description" in field:
                 entry["description"] = field["description"]
             found.append(entry)
@@ -175,11 +181,12 @@ def _parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
                 "in": "header",
                 "required": False,
                 "description": "Of an earlier answer: wait (2 s at most) until this server has seen it.",
-                "schema": {"type": "string"},
+                "schema": {"type": "string"} | PARAMETERS[POSITION],
             }
         )
     if route.path in ("/v1/tasks", "/v1/tasks/batch", "/v1/events") and route.method == "POST":
-        found.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}})
+        schema = {"type": "string"} | PARAMETERS["Idempotency-Key"]
+        found.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema})
     return found
 
 
@@ -187,7 +194,7 @@ def _path_schema(route: Route, name: str) -> dict[str, Any]:
     if name == "sha256":
         return {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     if name == "offset" or route.path.startswith("/v1/dead"):
-        return {"type": "integer", "minimum": 0}
+        return {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
     if name == "id" and route.path.startswith("/v1/tasks"):
         return {"type": "string", "pattern": "^[0-9a-f]{32}$"}
     return {"type": "string", "minLength": 1}
@@ -205,7 +212,7 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
             }
             for kind in route.writes
         }
-    responses: dict[str, Any] = {str(route.status): good}
+    responses: dict[str, Any] = {str(status): good for status in (route.status, *route.also)}
     by_status: dict[int, list[type[OncueError]]] = {}
     for error in _errors(route):
         by_status.setdefault(error.status, []).append(error)
@@ -220,8 +227,12 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
 
 def _errors(route: Route) -> list[type[OncueError]]:
     found: list[type[OncueError]] = [Invalid, problems.Internal]
+    if not route.probe:  # others wait while the server starts, and may come too often
+        found += [RateLimited, NotReady]
     if route.scope:
-        found += [Unauthorized, Forbidden, RateLimited, NotReady]
-    if route.takes or route.raw:
-        found += [Malformed, TooLarge, UnsupportedType]
+        found += [Unauthorized, Forbidden]
+    if route.method not in ("GET", "OPTIONS"):
+        found.append(DiskFull)
+    if route.takes or route.takes_doc or route.raw:
+        found += [Malformed, RequestTimeout, TooLarge, UnsupportedType]
     return list(dict.fromkeys([*found, *route.errors]))

@@ -120,6 +120,7 @@ class Route:
     items: Any = None  # type of the items, if `gives` is Page
     writes: tuple[str, ...] = (JSON,)  # content types of the answer
     status: int = 200
+    also: tuple[int, ...] = ()  # other statuses with an answer of this form
     errors: tuple[type[OncueError], ...] = ()  # besides those of every route
     max_bytes: int = 0  # of the body; 0: settings.max_body_bytes
     json_bytes: int = JSON_BYTES  # of the body in JSON

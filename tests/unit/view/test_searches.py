@@ -256,6 +256,8 @@ def test_events_are_found_by_period_id_and_tasks(filled: Filled, monkeypatch: py
     assert filled.events(rule="nobody's") == []
     with pytest.raises(Invalid, match="happy"):
         filled.events(state="happy")
+    with pytest.raises(Invalid, match="happy"):  # told also where nothing could fit
+        filled.events(rule="nobody's", state="happy")
 
 
 def test_events_without_a_time_order_are_found(filled: Filled) -> None:

@@ -194,6 +194,7 @@ ROUTES = (
         summary="503 while the server starts or stops.",
         scope="",
         gives=Health,
+        also=(503,),
         probe=True,
     ),
     Route(
