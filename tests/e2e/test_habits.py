@@ -177,7 +177,7 @@ def test_a_retry_that_is_killed_goes_on_when_it_is_repeated(system: System) -> N
     first.kill()
     first.communicate()
 
-    done = system.oncue(*command)
+    system.oncue(*command)
 
     system.await_true(
         lambda: not system.json("tasks", "list", "--function", "work", "--state", "open", "--since", f"@{before}"),
@@ -186,7 +186,6 @@ def test_a_retry_that_is_killed_goes_on_when_it_is_repeated(system: System) -> N
     every = list(system.client().tasks.list(function="work", since_us=int(float(before) * 1e6), limit=None))
     named = [t.retry_of for t in every if t.retry_of in set(failed)]
     assert sorted(named) == sorted(failed)  # each once
-    assert len(done.stdout.split()) > 0
 
 
 def test_a_terminal_is_asked_and_shown_how_far_it_is(system: System) -> None:
