@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,8 @@ from oncue.errors import Forbidden, NotFound, OncueError
 from oncue.protocol.api import EndpointInfo
 from oncue.protocol.payload import Ref
 
+UNSEEN_S = 5.0  # pause between requests for an endpoint that the caller may not see
+
 
 class Session:
     """Connections, threads, trust and registered functions of one client."""
@@ -40,6 +43,7 @@ class Session:
         self.sender = sender = BatchSender(http, outcomes, linger_s)
         self._trust = set(trust)
         self._owned: dict[str, bool] = {}  # by an endpoint's name or id
+        self._unseen_s: dict[str, float] = {}  # when such a one was not to be seen: it may be registered yet
         self.functions = RegisteredFunctions(http, sender)
         self._finalize = weakref.finalize(self, _close_forgotten, sender)
 
@@ -65,11 +69,12 @@ class Session:
         key = endpoint if endpoint_id is None else endpoint_id
         owned = self._owned.get(key)
         if owned is None:
-            if not key:
+            if not key or time.monotonic() - self._unseen_s.get(key, -UNSEEN_S) < UNSEEN_S:
                 return False
             try:
                 owned = self._owned[key] = self._endpoint_owner(key) == self.sender.me().subject
             except (NotFound, Forbidden):
+                self._unseen_s[key] = time.monotonic()
                 return False
         return owned
 

@@ -121,3 +121,18 @@ def test_trust_uses_the_endpoint_id(server: Server, tmp_path: Any, monkeypatch: 
         good = client.submit(complex, 1, 2)
         server.world.endpoint_id = "ep_mine"
         assert client.task(good.id).result(10) == 1 + 2j
+
+
+def test_an_endpoint_that_is_not_to_be_seen_is_not_asked_for_each_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def owner(key: str) -> str:
+        asked.append(key)
+        raise errors.NotFound("no such endpoint")
+
+    monkeypatch.setattr(client.session, "_endpoint_owner", owner)
+
+    assert [client.trusts("hers") for _ in range(100)] == [False] * 100
+    assert asked == ["hers"]
