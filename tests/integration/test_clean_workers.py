@@ -127,12 +127,14 @@ def test_settings_of_numpy_are_restored(rig: Rig) -> None:
 
 def test_what_an_import_sets_up_is_of_its_function_only(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
-        "import decimal, logging, os, warnings\n"
-        "logging.basicConfig(level=10)\nos.environ['MINE'] = '1'\ndecimal.getcontext().prec = 7\n"
-        "warnings.simplefilter('error')\nloop = __import__('asyncio').get_event_loop()\n"
+        "import asyncio, decimal, logging, os, warnings\n"
+        "if 'ONCUE_WORKER' in os.environ:  # not where it is packed\n"
+        "    loop = asyncio.new_event_loop()\n    asyncio.set_event_loop(loop)\n"
+        "    logging.basicConfig(level=10)\n    os.environ['MINE'] = '1'\n    decimal.getcontext().prec = 7\n"
+        "    warnings.simplefilter('error')\n"
         "def f():\n"
         "    found = [logging.root.level, os.environ['MINE'], decimal.getcontext().prec, warnings.filters[0][0]]\n"
-        "    found.append(loop.run_until_complete(__import__('asyncio').sleep(0, 'loop')))\n"
+        "    found.append(loop.run_until_complete(asyncio.sleep(0, 'loop')))\n"
         "    logging.root.setLevel(50)\n    decimal.getcontext().prec = 3\n    del os.environ['MINE']\n"
         "    warnings.simplefilter('ignore')\n    return found\n"
     )

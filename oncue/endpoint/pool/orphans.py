@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from pathlib import Path
 
 from oncue.processes.children import children_of, descendants_of, kill_all, reap
 
@@ -15,7 +16,9 @@ class Orphans:
     """The children of this process that are no workers."""
 
     def __init__(self) -> None:
-        self._spared: set[int] = set()  # those of detached functions
+        #: Those of detached functions, and those that this process had before it started workers: a
+        #: script may have started them and become the agent by `exec`.
+        self._spared = children_of(os.getpid())
         self._killed: set[int] = set()
 
     def __bool__(self) -> bool:
@@ -26,7 +29,7 @@ class Orphans:
 
         Spare it if the function is detached.
         """
-        found = children_of(os.getpid()) - set(workers) - self._spared
+        found = set(filter(_is_of_a_task, children_of(os.getpid()) - set(workers) - self._spared))
         if detached:
             self._spared |= found
             return
@@ -41,3 +44,16 @@ class Orphans:
         if self._killed:
             self._killed &= here
             self.look(workers, detached=False)
+
+
+def _is_of_a_task(pid: int) -> bool:
+    """Return True if a worker's task has started this child.
+
+    In a container, process 1 adopts all orphans: there only those with a worker's environment.
+    """
+    if os.getpid() != 1:
+        return True
+    try:
+        return b"ONCUE_WORKER=" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
