@@ -61,6 +61,7 @@ def _open_task_ids(client: Client) -> Iterator[tuple[str, str]]:
 
 endpoints = _from_server(lambda client: ((e.name, e.state) for e in client.endpoints.list() if e.state != "revoked"))
 rules = _from_server(lambda client: ((r.name, r.state) for r in client.rules.list()))
+triggers = _from_server(lambda client: ((t.name, t.state) for t in client.triggers.list()))
 labels = _from_server(lambda client: ((r.label, "") for r in client.rules.list()))
 functions = _from_server(_functions)
 task_ids = _from_server(_task_ids)

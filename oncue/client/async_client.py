@@ -36,6 +36,12 @@ class AsyncClient:
     def __init__(self, url: str = "", token: str = "", **options: Unpack[ClientOptions]) -> None:
         self.client = Client(url, token, **options)
 
+    def __repr__(self) -> str:
+        return repr(self.client).replace("client", "async client", 1)
+
+    def _repr_html_(self) -> str:
+        return self.client._repr_html_()
+
     async def __aenter__(self) -> AsyncClient:
         return self
 

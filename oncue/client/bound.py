@@ -32,6 +32,9 @@ class BoundClient:
     def __init__(self, session: Session, options: Options) -> None:
         self.session, self.options = session, options
 
+    def __repr__(self) -> str:
+        return f"<oncue client of {self.session.http.address()} with {self.options}>"
+
     def with_options(self, **options: Any) -> BoundClient:
         """Return a client with preset options: endpoint, retry, timeout, expires.
 

@@ -80,6 +80,9 @@ class Client(BoundClient):
         super().__init__(session, Options())
         self.http = self.session.http
 
+    def __repr__(self) -> str:
+        return f"<oncue client of {self.session.http.address()}>"
+
     def _repr_html_(self) -> str:
         return notebook.client_table(self.session)
 

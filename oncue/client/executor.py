@@ -132,6 +132,9 @@ class OncueExecutor(Executor):
         self._thread: threading.Thread | None = None
         self._shut = False
 
+    def __repr__(self) -> str:
+        return f"<oncue executor of endpoint {self._options.endpoint} at {self._session.http.address()}>"
+
     @property
     def _max_workers(self) -> int:
         """The endpoint's workers: Dask and joblib read it as an executor's."""

@@ -236,6 +236,13 @@ class Http:
         self._pid = os.getpid()
         self.closed = False
 
+    def address(self) -> str:
+        """Return the server's URL for people; without one, the reason."""
+        try:
+            return self.target()[0]
+        except OncueError as e:
+            return f"no server ({e.message})"
+
     def connect(self, timeout_s: float | None = None) -> Connection:
         """Open a connection for a stream; the caller closes it. Raises Broken."""
         url, token = self.target()
@@ -311,13 +318,18 @@ class Http:
         if self._pid != os.getpid():
             self.after_fork()
         while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
+            connection = self._idle_connection()
+            if connection is None:
                 return self.connect()
             if not connection.stale():
                 return connection
             connection.close()
+
+    def _idle_connection(self) -> Connection | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # other threads take them too
+            return None
 
     def _release(self, connection: Connection) -> None:
         if len(self._idle) >= 8:

@@ -40,6 +40,20 @@ class Pages(Iterator[T]):
             return notebook.error_text(e)
         return notebook.records_table(self._session, found[:most], len(found) > most)
 
+    def __repr__(self) -> str:
+        return "<items of oncue, read while you iterate; list(...) reads them all>"
+
+
+class Records(list[T]):
+    """A list of the API's records. A notebook shows it as a table."""
+
+    def __init__(self, session: Session, records: list[T]) -> None:
+        super().__init__(records)
+        self._session = session
+
+    def _repr_html_(self) -> str:
+        return notebook.records_table(self._session, self, False)
+
 
 class Resource:
     """Base of the resources: requests with typed answers."""
@@ -50,6 +64,9 @@ class Resource:
 
     def _get(self, kind: type[T], path: str, **query: Any) -> T:
         return msgspec.json.decode(self._http.request("GET", path + query_text(query)).body, type=kind)
+
+    def _list(self, kind: type[T], path: str) -> Records[T]:
+        return Records(self._session, self._get(list[kind], path))  # type: ignore[valid-type]
 
     def _post(self, kind: type[T], path: str, body: Any, *, repeat: bool = False, headers: str = "") -> T:
         content = msgspec.json.encode(body)

@@ -238,7 +238,7 @@ class Endpoints(Resource):
     """Registered endpoints."""
 
     def list(self) -> builtins.list[r.EndpointInfo]:
-        return self._get(builtins.list[r.EndpointInfo], "/v1/endpoints")
+        return self._list(r.EndpointInfo, "/v1/endpoints")
 
     def get(self, name: str) -> r.EndpointInfo:
         """Return an endpoint by name or id. Raises NotFound."""
@@ -256,7 +256,7 @@ class Rules(Resource):
     """Rules and their deployments."""
 
     def list(self) -> builtins.list[r.RuleInfo]:
-        return self._get(builtins.list[r.RuleInfo], "/v1/rules")
+        return self._list(r.RuleInfo, "/v1/rules")
 
     def get(self, name: str) -> r.RuleInfo:
         return self._get(r.RuleInfo, f"/v1/rules/{in_path(name)}")
@@ -334,7 +334,7 @@ class Triggers(Resource):
     """Deployed triggers."""
 
     def list(self) -> builtins.list[r.TriggerInfo]:
-        return self._get(builtins.list[r.TriggerInfo], "/v1/triggers")
+        return self._list(r.TriggerInfo, "/v1/triggers")
 
     def get(self, name: str) -> r.TriggerShown:
         """Return a trigger with its state. Raises NotFound."""
@@ -403,7 +403,7 @@ class Tokens(Resource):
     """Access tokens."""
 
     def list(self) -> builtins.list[r.TokenInfo]:
-        return self._get(builtins.list[r.TokenInfo], "/v1/tokens")
+        return self._list(r.TokenInfo, "/v1/tokens")
 
     def create(self, request: r.TokenRequest) -> r.TokenInfo:
         """Create a token. Only this answer contains its secret, in `token`."""

@@ -181,14 +181,22 @@ def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any], references: Referen
     try:
         return pack([list(args), kwargs], ids=Ids.CONTENT, references=references)
     except CannotPack as e:
-        named = {f"argument {n}": value for n, value in enumerate(args, 1)}
-        named |= {f"argument {name}": value for name, value in kwargs.items()}
-        for name, value in named.items():
-            try:
-                pack(value, ids=Ids.CONTENT, references=References())
-            except CannotPack as own:
-                raise CannotPack(f"{name}: {own.message}", remedy=own.remedy) from own.__cause__
-        raise e
+        error = e
+    raise _named(args, kwargs) or error  # outside of the handler: a traceback then shows one error
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> CannotPack | None:
+    """Return the error of the first argument that cannot be packed, with its name."""
+    named = {f"argument {n}": value for n, value in enumerate(args, 1)}
+    named |= {f"argument {name}": value for name, value in kwargs.items()}
+    for name, value in named.items():
+        try:
+            pack(value, ids=Ids.CONTENT, references=References())
+        except CannotPack as own:
+            error = CannotPack(f"{name}: {own.message}", remedy=own.remedy)
+            error.__cause__ = own.__cause__
+            return error
+    return None
 
 
 def pack_args_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedApart:

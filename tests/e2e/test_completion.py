@@ -11,6 +11,8 @@ from tests.e2e.running import System
 
 SOURCE = "def complete_me(a):\n    return a\n"
 RULES = """
+triggers:
+  - {name: completed-calls, kind: webhook, verify: none}
 rules:
   - name: completed
     on: {type: nothing.of.this.type}
@@ -49,6 +51,8 @@ def test_names_from_the_server_are_completed(shared: System, known: str) -> None
     assert words(shared, f"oncue tasks show {known[:-1]}") == [known]
     assert known not in words(shared, f"oncue tasks cancel {known[:-1]}")  # it has ended
     assert words(shared, "oncue rules show complet") == ["completed"]
+    assert words(shared, "oncue triggers show complet") == ["completed-calls"]
+    assert words(shared, "oncue triggers backfill complet") == ["completed-calls"]
     assert words(shared, "oncue rules history complet") == ["completion"]
     assert words(shared, "oncue endpoints show loc") == ["local"]
     assert words(shared, "oncue endpoint status loc") == ["local"]

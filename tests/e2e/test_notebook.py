@@ -70,9 +70,41 @@ def test_client_tasks_and_lists_are_shown_as_tables(notebook: Notebook, system: 
     assert "nothing" in html(notebook.run(HEAD, "client.dead.list()"))
 
 
+def test_lists_of_all_kinds_are_tables(notebook: Notebook, system: System) -> None:
+    system.write("seen.py", "def seen(n):\n    return n\n")
+    system.write("seen.yaml", "rules:\n  - {name: seen, on: {type: s}, run: {function: seen.py:seen, args: {n: 1}}}\n")
+    system.oncue("deploy", "seen.yaml", "--yes")
+    system.oncue("events", "emit", "--type", "s", "--source", "/a<b", "--subject", "scan_1")
+
+    events = html(notebook.run(HEAD, "client.events.list(limit=1)"))
+    assert "<td>s</td><td>/a&lt;b</td><td>scan_1</td>" in events
+    rules = html(notebook.run(HEAD, "client.rules.list()"))
+    assert "<th>name</th><th>label</th>" in rules
+    assert "<td>seen.py:seen</td>" in rules
+    assert "unevaluated" not in rules  # nothing to say
+    for name in ("endpoints", "tokens"):
+        assert "<td>local" in html(notebook.run(HEAD, f"client.{name}.list()"))
+    assert "nothing" in html(notebook.run(HEAD, "client.triggers.list()"))
+
+
 def test_a_cell_never_fails_because_the_server_is_away(notebook: Notebook) -> None:
     shown = html(notebook.run("from oncue import Client\nClient('http://127.0.0.1:9', 't')"))
     assert "nothing answers at http://127.0.0.1:9" in shown
+
+
+def test_errors_show_no_exception_of_their_making(notebook: Notebook) -> None:
+    """Neither "During handling of the above exception", nor the same error twice."""
+    cells = (
+        "c = Client('http://127.0.0.1:9', 't', patience=1)",
+        "c.submit(abs, (n for n in range(2)))",
+        "c.tasks.get('7')",
+    )
+    for cell, error in zip(cells[1:], ("CannotPack", "Unreachable"), strict=True):
+        with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
+            notebook.run(HEAD, cells[0], cell)
+
+        assert caught.value.ename == error
+        assert "During handling" not in str(caught.value)
 
 
 def test_progress_needs_no_widgets(notebook: Notebook) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
@@ -48,7 +49,7 @@ def _row(t: TriggerInfo) -> tuple[Any, ...]:
 
 
 @triggers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completers.triggers)
 @json_option
 def show(name: str, json_: bool) -> None:
     """Show one trigger, with its decisions on the last items.
@@ -73,7 +74,7 @@ def show(name: str, json_: bool) -> None:
 
 
 @triggers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completers.triggers)
 @click.argument("file")
 @json_option
 def explain(name: str, file: str, json_: bool) -> None:
@@ -97,7 +98,7 @@ def explain(name: str, file: str, json_: bool) -> None:
 
 
 @triggers.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completers.triggers)
 @click.option("--glob", default="", metavar="GLOB", help="Only these files; without a slash, of any folder.")
 @since_option
 @until_option

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +23,7 @@ from oncue.protocol.records import Ended
 from oncue.task_lifecycle import CLOSED_AS
 
 ROWS = 20  # of a list
+LISTED = 3  # texts of a cell
 ASKED_S = 2.0
 _COLUMNS = ("id", "function", "endpoint", "state", "duration", "why")
 
@@ -81,19 +84,40 @@ def records_table(session: Session, records: Iterable[Any], more: bool) -> str:
     if isinstance(records[0], TaskInfo):
         rows = [_info_row(session, info) for info in records]
         return _table(_COLUMNS, rows) + ("<p>and more</p>" if more else "")
-    fields = [name for name in records[0].__struct_fields__ if any(_is_short(getattr(r, name)) for r in records)]
-    rows = [tuple(_cell(name, getattr(r, name)) for name in fields) for r in records]
-    return _table([name.removesuffix("_us") for name in fields], rows) + ("<p>and more</p>" if more else "")
+    fields = _columns(records)
+    rows = [tuple(_cell(name, read(r)) for name, read in fields) for r in records]
+    return _table([name.removesuffix("_us") for name, _ in fields], rows) + ("<p>and more</p>" if more else "")
 
 
-def _is_short(value: Any) -> bool:
-    return isinstance(value, str | int | float) and value != "" and len(str(value)) < 200
+def _columns(records: Sequence[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
+    """Return the fields with a short value, not the default, in some record.
+
+    Of an event, its attributes instead.
+    """
+    kind = type(records[0])
+    defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False))
+    columns: list[tuple[str, Callable[[Any], Any]]] = []
+    for name in kind.__struct_fields__:
+        if name == "event":
+            columns += [(key, partial(_of_event, key)) for key in ("type", "source", "subject")]
+            continue
+        read = attrgetter(name)
+        if any(_cell(name, read(r)) and read(r) != defaults.get(name) for r in records):
+            columns.append((name, read))
+    return columns
+
+
+def _of_event(key: str, record: Any) -> Any:
+    return (record.event or {}).get(key)
 
 
 def _cell(name: str, value: Any) -> str:
+    """Return a value as text; "" if it is no short one."""
     if name.endswith("_us") and isinstance(value, int):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1e6)) if value else ""
-    return str(value) if _is_short(value) else ""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value[:LISTED]) + (f" and {len(value) - LISTED:,} more" if len(value) > LISTED else "")
+    return str(value) if isinstance(value, str | int | float) and len(str(value)) < 200 else ""
 
 
 def _state(task: Handle) -> str:
