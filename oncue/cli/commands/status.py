@@ -128,10 +128,10 @@ def _endpoints(endpoints: list[EndpointInfo]) -> Iterator[str]:
         if e.state == "connected":
             yield f"    {_color('connected')}  {safe(e.name)}: {e.busy} of {e.workers} workers busy, {e.waiting:,} open"
         else:
+            state = "has never connected" if e.state == "never" else f"is {e.state}"
             since = f" since {when(e.since_us)}" if e.since_us else ""
-            yield _wrong(
-                f"{e.name} is {e.state}{since}, {e.waiting:,} tasks wait for it" + (f": {e.why}" if e.why else ""), ""
-            )
+            waits = f", {e.waiting:,} open task{'s' if e.waiting > 1 else ''}" if e.waiting else ""
+            yield _wrong(f"{e.name} {state}{since}{waits}" + (f": {e.why}" if e.why else ""), "")
             yield _todo(f"on its machine: oncue endpoint start {e.name} --detach")
     if len(endpoints) > 2 * LINES:
         yield f"    ... and {len(endpoints) - 2 * LINES} more: oncue endpoints list"
