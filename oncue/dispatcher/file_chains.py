@@ -40,7 +40,7 @@ HOLD_TIMES, LEAST_HOLD_S, LONGEST_HOLD_S = 3.0, 0.3, 60.0
 LONGEST_GAP_US = 10_000_000  # between two files of a chain whose names do not grow
 TRUST_S = 3600.0
 SLACK_US = 300_000  # difference of clocks, and of a file's time to its task's
-LEAST_CHARS = 3  # shorter stems are looked for at both ends only
+SEPARATORS, MOST_SEPARATORS = "-_. ", 16  # in stems
 NOTE_US = 3_600_000_000
 TICK_US = 10_000  # the kernel's file times lag by so much
 MOST_CONTAINED = 3  # names that are part of one
@@ -97,11 +97,13 @@ class FileChains:
         runs = await self._runs_of({c.key: c for some in found for c in _each(some) if c.stored_us})
         hold_s = 0.0
         for file, candidates in zip(files, found, strict=True):
-            parent = self._parent(file, candidates, runs)
+            parent = self._parent(file, candidates, runs) if runs else None
             if parent is not None:
                 hold_s = max(hold_s, self._count(file, parent))
         if hold_s:
             await asyncio.sleep(hold_s)
+        if not runs:
+            return events, files
         return [_deeper(event, file) for event, file in zip(events, files, strict=True)], files
 
     def stored(self, files: Sequence[TracedFile]) -> None:
@@ -191,14 +193,17 @@ class FileChains:
     def _contained(self, stem: str) -> list[TracedFile]:
         """Return the files whose stems are a part of this one, the longest first.
 
-        Numbered files have the same length: then nothing is looked up.
+        A part is a beginning, an ending, or what is between separators. Only lengths that occur are
+        looked up: numbered files all have the same.
         """
-        found = []
-        for length in sorted((n for n in self._lengths if n < len(stem)), reverse=True):
-            places = range(len(stem) - length + 1) if length >= LEAST_CHARS else (0, len(stem) - length)
-            parts = {stem[i : i + length] for i in places}
-            found += [self._by_stem[part] for part in parts if part in self._by_stem]
-        return found
+        size, lengths = len(stem), self._lengths
+        if len(lengths) == 1 and size in lengths:
+            return []
+        parts = {part for n in range(1, size) if n in lengths for part in (stem[:n], stem[size - n :])}
+        bounds = [i for i, c in enumerate(stem) if c in SEPARATORS][:MOST_SEPARATORS]
+        for n, i in enumerate(bounds):
+            parts |= {stem[i + 1 : j] for j in bounds[n + 1 :] if j - i - 1 in lengths}
+        return [self._by_stem[part] for part in sorted(parts, key=len, reverse=True) if part in self._by_stem]
 
     def _may_follow(self, earlier: TracedFile, file: TracedFile, key: str) -> bool:
         """Return True unless it is known that `earlier` did not cause the file.
