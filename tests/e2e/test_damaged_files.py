@@ -89,7 +89,8 @@ def test_a_damaged_view_is_built_again(stopped: System) -> None:
         assert client.submit(square, 7).result(PATIENCE_S) == 49
 
 
-def test_damaged_states_of_rules_are_told(stopped: System) -> None:
+@pytest.mark.parametrize("pages", ["all", "but the first two"])
+def test_damaged_states_of_rules_are_told(stopped: System, pages: str) -> None:
     system = stopped
     system.up("--no-endpoint")
     system.oncue("endpoint", "register", "local")
@@ -97,8 +98,12 @@ def test_damaged_states_of_rules_are_told(stopped: System) -> None:
     run = 'run: {function: "stack.py:stack", args: {n: "${each.data.n}"}}'
     system.write("r.yaml", f"rules:\n  - {{name: stack, on: {{type: a}}, batch: {{count: 3, wait: 1h}}, {run}}}\n")
     system.oncue("deploy", "r.yaml", "--yes")
+    system.oncue("events", "emit", "--type", "a", "--source", "/a", "--data", '{"n": 1}')
+    system.await_true(lambda: system.json("rules", "show", "stack")["windows"] == 1, "a window is open")
     system.down()
-    (system.data / "windows.db").write_bytes(random.Random(3).randbytes(7 * PAGE))
+    path = system.data / "windows.db"
+    kept = path.read_bytes()[: 2 * PAGE] if pages == "but the first two" else b""  # header, and table `part`
+    path.write_bytes(kept + random.Random(3).randbytes(12 * PAGE)[len(kept) :])
     system.up("--no-endpoint")
 
     def told() -> bool:
@@ -107,3 +112,5 @@ def test_damaged_states_of_rules_are_told(stopped: System) -> None:
     system.await_true(told, "health says that the states are damaged")
     assert "move the file away" in system.oncue("doctor", code=1).stdout
     assert "damaged" in system.json("rules", "show", "stack")["why"]
+    assert "damaged" in system.oncue("status").stdout
+    assert "Traceback" not in (system.data / "server.log").read_text()

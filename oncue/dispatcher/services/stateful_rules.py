@@ -20,7 +20,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployed_rules import DeployedRules
-from oncue.errors import Invalid, NotOwner, OncueError
+from oncue.errors import Invalid, LogError, NotOwner, OncueError
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.records import Event
@@ -141,10 +141,13 @@ class StatefulRuleService:
                 log.warning("stateful rules go on where they are run now: %s", e)
             except OncueError as e:
                 log.error("stateful rules wait, and are tried again: %s", e)
-                self._failed = time.monotonic(), f"stateful rules wait: {e.message}; {e.remedy}".rstrip("; ")
+                self._note(e)
             except Exception:
                 log.exception("stateful rules failed; they start again from where they were stored")
             await asyncio.sleep(1.0)
+
+    def _note(self, e: OncueError) -> None:
+        self._failed = time.monotonic(), f"stateful rules wait: {e.message}; {e.remedy}".rstrip("; ")
 
     async def close(self) -> None:
         """Stop the runner; its state is stored."""
@@ -253,7 +256,13 @@ class StatefulRuleService:
         self._context.metrics.windows({rule: (w.windows, w.events) for rule, w in found.items()})
 
     async def _summary(self) -> dict[str, WindowSummary]:
-        return await self._runner.summary() if self._runner is not None else {}
+        if self._runner is None:
+            return {}
+        try:
+            return await self._runner.summary()
+        except LogError as e:  # the other rules are shown all the same
+            self._note(e)
+            return {}
 
 
 def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:

@@ -13,14 +13,16 @@ at an older commit with its offsets, and the log has the records since.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from oncue.errors import LogError, OncueError
+from oncue.disk.sqlite_errors import is_damage
+from oncue.errors import LogError, OncueError, Undecodable
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
 from oncue.protocol.codec import decode, encode
@@ -66,6 +68,22 @@ NEXT_DUE = "SELECT min(due_ms) FROM state WHERE part = ? AND due_ms > 0"
 FORGET = """DELETE FROM state WHERE id IN
  (SELECT id FROM state WHERE part = ? AND forget_ms > 0 AND forget_ms < ? LIMIT ?)"""
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _explained(method: Callable[Concatenate[SqliteStates, P], T]) -> Callable[Concatenate[SqliteStates, P], T]:
+    """Let a method raise LogError or DiskFull for what SQLite raises."""
+
+    @wraps(method)
+    def explained(store: SqliteStates, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(store, *args, **kwargs)
+        except (sqlite3.Error, Undecodable) as e:
+            raise store.explain(e) from e
+
+    return explained
+
 
 class SqliteStates:
     """State store in SQLite, used by one thread at a time.
@@ -80,7 +98,7 @@ class SqliteStates:
             self._prepare()
             rows = self._db.execute("SELECT part, next, newest_ms FROM part").fetchall()
         except sqlite3.Error as e:
-            raise self._explained(e) from e
+            raise self.explain(e) from e
         self.parts: dict[int, Progress] = {part: Progress(*rest) for part, *rest in rows}
 
     def _prepare(self) -> None:
@@ -112,8 +130,9 @@ class SqliteStates:
             db.execute("ROLLBACK")
             raise
 
-    def _explained(self, e: Exception) -> OncueError:
-        if "malformed" in str(e) or "not a database" in str(e):
+    def explain(self, e: Exception) -> OncueError:
+        """Return the error for one of SQLite or of a stored state."""
+        if is_damage(e) or isinstance(e, Undecodable):
             return LogError(
                 f"the windows of rules ({self._path}) are damaged: {e}",
                 remedy="stop oncue and move the file away: it is made again from the log (docs/rules.md, dedupe and batch)",
@@ -125,41 +144,38 @@ class SqliteStates:
 
     # ------------------------------------------------------------ folding
 
+    @_explained
     def fold_batches(self, batches: Sequence[RecordBatch]) -> RecordGroup:
         """Fold batches into a group.
 
         The file is unchanged: firings have to be durable first.
         """
         group = SqliteRecordGroup()
-        try:
-            for batch in batches:
-                part = batch.partition
-                states = group.parts.setdefault(part, SqliteChanges(self._db, part))
-                group.add(batch, states, self.parts.get(part, Progress()), states.prefetch)
-        except sqlite3.Error as e:
-            raise self._explained(e) from e
+        for batch in batches:
+            part = batch.partition
+            states = group.parts.setdefault(part, SqliteChanges(self._db, part))
+            group.add(batch, states, self.parts.get(part, Progress()), states.prefetch)
         return group
 
+    @_explained
     def store(self, group: RecordGroup) -> None:
         """Write the group's changes and offsets in one transaction."""
         assert isinstance(group, SqliteRecordGroup)
         db = self._db
+        db.execute("BEGIN IMMEDIATE")
         try:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                for states in group.parts.values():
-                    states.write()
-                rows = [(part, following, newest) for part, (following, newest) in group.next.items()]
-                db.executemany("INSERT OR REPLACE INTO part VALUES (?,?,?)", rows)
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as e:
-            raise self._explained(e) from e
+            for states in group.parts.values():
+                states.write()
+            rows = [(part, following, newest) for part, (following, newest) in group.next.items()]
+            db.executemany("INSERT OR REPLACE INTO part VALUES (?,?,?)", rows)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
         self.parts |= group.next
 
+    @_explained
     def follow_clock(self, now_ms: int) -> int:
         """Move states from the future to now; return their number.
 
@@ -180,19 +196,18 @@ class SqliteStates:
             moved += len(changes.changed)
         return moved
 
+    @_explained
     def forget(self) -> int:
         """Delete states without effect; return their number.
 
         At most FORGET_ROWS per partition.
         """
-        deleted = 0
-        try:
-            for part, (_, newest_ms) in self.parts.items():
-                deleted += self._db.execute(FORGET, (part, newest_ms - MARGIN_MS, FORGET_ROWS)).rowcount
-        except sqlite3.Error as e:
-            raise self._explained(e) from e
-        return deleted
+        return sum(
+            self._db.execute(FORGET, (part, newest_ms - MARGIN_MS, FORGET_ROWS)).rowcount
+            for part, (_, newest_ms) in self.parts.items()
+        )
 
+    @_explained
     def drop(self, part: int) -> int:
         """Delete all states of a partition; return the number of events lost.
 
@@ -208,6 +223,7 @@ class SqliteStates:
 
     # ------------------------------------------------------------ to another host (handover.py)
 
+    @_explained
     def entries(self, part: int) -> list[Change]:
         """Return all states of a partition as changelog entries."""
         states = self._db.execute("SELECT rule, spec, key, state FROM state WHERE part = ?", (part,))
@@ -219,19 +235,23 @@ class SqliteStates:
 
     # ------------------------------------------------------------ queries
 
+    @_explained
     def next_due_ms(self, part: int) -> int:
         return int(self._db.execute(NEXT_DUE, (part,)).fetchone()[0] or 0)
 
+    @_explained
     def open_specs(self) -> set[tuple[int, str, str]]:
         """Return (partition, rule, operator_id) of all open windows."""
         return set(self._db.execute("SELECT DISTINCT part, rule, spec FROM state WHERE held > 0"))
 
+    @_explained
     def summary(self) -> dict[str, WindowSummary]:
         rows = self._db.execute(
             "SELECT rule, count(*), sum(held), coalesce(min(nullif(due_ms, 0)), 0) FROM state WHERE held > 0 GROUP BY rule"
         )
         return {rule: WindowSummary(*rest) for rule, *rest in rows}
 
+    @_explained
     def states_of(
         self, part: int, wheres: Sequence[StateKey], source: str, id: str
     ) -> list[tuple[OperatorState | None, bool]]:
