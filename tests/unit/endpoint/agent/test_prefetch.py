@@ -29,3 +29,10 @@ def test_the_clock_may_go_back() -> None:
     limit = PrefetchLimit(workers=2)
     limit.measured(tasks=1, took_us=-5_000_000)
     assert limit.capacity == 2 + MOST
+
+
+def test_a_server_that_limits_each_function_gets_ample_credit() -> None:
+    limit = PrefetchLimit(workers=2)
+    limit.runs_long()
+    limit.by_function = True
+    assert limit.capacity == 2 + MOST
