@@ -42,7 +42,6 @@ class Group(click.Group):
         word = args[0] if args else ""
         if word and not word.startswith("-") and self.get_command(ctx, word) is None:
             names = self.list_commands(ctx)
-            ctx.fail(
-                f"there is no command {ctx.info_name} {word!r}.{nearest(word, names)} There are: {', '.join(names)}"
-            )
+            command = f"{ctx.info_name} {word}"
+            ctx.fail(f"there is no command {command!r}.{nearest(word, names)} There are: {', '.join(names)}")
         return super().resolve_command(ctx, args)

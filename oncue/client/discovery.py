@@ -43,5 +43,5 @@ def _no_token(url: str) -> Unauthorized:
     return Unauthorized(
         f"there is no token for the server at {url}",
         remedy="set ONCUE_TOKEN, or pass token= to Client(); an admin of that server makes one:"
-        " oncue tokens create NAME --subject YOU",
+        " oncue tokens create YOU",
     )

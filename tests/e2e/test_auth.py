@@ -25,7 +25,8 @@ def test_no_token_and_wrong_ones(shared: System) -> None:
     none = shared.http("GET", "/v1/tasks", token=None)
     assert none.status == 401
     assert none.headers["www-authenticate"].startswith("Bearer")
-    assert "oncue tokens create" in none.json["remedy"]
+    assert "`oncue tokens create YOU`" in none.json["remedy"]
+    assert "ONCUE_TOKEN" in none.json["remedy"]
     for wrong in ("oncue_" + "x" * 43, "something", "oncue_" + "x" * 5000):
         refused = shared.http("GET", "/v1/tasks", token=wrong)
         assert (refused.status, refused.json["code"]) == (401, "unauthorized")

@@ -20,7 +20,8 @@ from oncue.errors import Forbidden, Unauthorized
 from oncue.protocol.records import TokenRecord
 
 REMEDY = (
-    "send the header `Authorization: Bearer oncue_...`; an admin makes one: `oncue tokens create NAME --subject YOU`"
+    "set ONCUE_TOKEN, or in other programs send the header `Authorization: Bearer oncue_...`;"
+    " an admin of this server makes a token: `oncue tokens create YOU`"
 )
 
 

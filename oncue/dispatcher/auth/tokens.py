@@ -119,7 +119,7 @@ def _ended(why: str) -> Unauthorized:
     """
     return Unauthorized(
         f"this token {why}",
-        remedy="ask an admin of this server for a new one: `oncue tokens create NAME --subject YOU`",
+        remedy="ask an admin of this server for a new one: `oncue tokens create YOU`",
     )
 
 

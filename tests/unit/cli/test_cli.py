@@ -236,3 +236,11 @@ def test_a_data_folder_that_cannot_be_made(tmp_path: Path, detach: list[str]) ->
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "oncue up --data DIR" in done.stderr
+
+
+def test_an_unknown_command_of_a_group_is_named_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["tasks", "lst"])
+
+    assert ended.value.code == 2
+    assert "there is no command 'tasks lst'. Did you mean 'list'?" in capsys.readouterr().err
