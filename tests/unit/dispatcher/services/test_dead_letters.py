@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,26 @@ def test_letters_are_dismissed_all_or_none(tmp_path: Path) -> None:
         done = await letters.dismiss(ADA, r.DismissRequest(letters=[0, 0], reason="known"))
         info = await letters.get(ADA, 0)
         assert (done.count, info.state, info.settled_why) == (1, "dismissed", "known")
+
+    with_site(tmp_path, work)
+
+
+def test_dismissing_large_letters_keeps_one_in_memory(tmp_path: Path) -> None:
+    count, size = 60, 500_000
+
+    async def work(site: Site) -> None:
+        letters = DeadLetterService(site.context)
+        for _ in range(count):
+            await add_letters(site, "ada", record=bytes(size))
+        await site.context.barrier((DEAD,))
+        tracemalloc.start()
+        try:
+            done = await letters.dismiss(ADA, r.DismissRequest(letters=list(range(count))))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert done.count == count
+        assert peak < count * size / 4
 
     with_site(tmp_path, work)
 
