@@ -195,7 +195,7 @@ def test_a_backfill_lets_old_files_fire(site: System) -> None:
     deploy(site, "backfilled", rules(("backfilled", folder)))
     which = ("triggers", "backfill", "backfilled", "--glob", "old[01]*")
     counted = site.oncue(*which, "--dry-run").stdout
-    assert "2 old files would fire" in counted
+    assert "2 old files would fire (2 B)" in counted
     assert "old0.raw" in counted
     assert "1 old file will fire" in site.oncue(*which, "--since", "2026-01-01").stdout
     assert fired(site, "backfilled", folder, 1) == ["old0.raw"]

@@ -13,6 +13,7 @@ from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
 from oncue.cli.tasks.filters import since_option, until_option
 from oncue.protocol.api import TriggerInfo
+from oncue.quantities import size_text
 
 
 @click.group(cls=Group)
@@ -63,10 +64,21 @@ def show(name: str, json_: bool) -> None:
     if json_:
         as_json(t)
         return
-    facts([("name", t.name), ("kind", t.kind), ("deployment", t.label), ("server", t.server)])
-    facts([("state", t.state), ("detail", t.detail)])
     looked = "" if t.looked else "no: initial scan running; files are classified by change time (ctime)"
-    facts([("looked", looked), ("old files", t.existing), ("emitted since start", t.emitted), ("skipped", t.skipped)])
+    facts(
+        [
+            ("name", t.name),
+            ("kind", t.kind),
+            ("deployment", t.label),
+            ("server", t.server),
+            ("state", t.state),
+            ("detail", t.detail),
+            ("looked", looked),
+            ("old files", t.existing),
+            ("emitted since start", t.emitted),
+            ("skipped", t.skipped),
+        ]
+    )
     if t.decisions:
         say()
         rows = ((when(d.at_us), "fired" if d.fired else "", d.path, d.why) for d in t.decisions)
@@ -120,7 +132,7 @@ def backfill(name: str, glob: str, since_us: int, until_us: int, dry_run: bool, 
     if json_:
         as_json(found)
         return
-    size = f" ({found.bytes / 1e6:,.1f} MB)" if found.files else ""
+    size = f" ({size_text(found.bytes)})" if found.files else ""
     files = "1 old file" if found.files == 1 else f"{found.files:,} old files"
     say(f"trigger {name}: {files} {'would' if dry_run else 'will'} fire{size}")
     for path in found.first:
