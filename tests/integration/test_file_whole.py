@@ -26,6 +26,13 @@ AT_FDCWD, AT_SYMLINK_FOLLOW, RENAME_EXCHANGE = -100, 0x400, 2
 # ---------------------------------------------------------------- every way a name can come to be
 
 
+@pytest.fixture(params=["with CAP_LEASE", "without"])
+def opens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test as if the server could ask about files of other users, and as if not."""
+    may_ask = request.param == "with CAP_LEASE"
+    monkeypatch.setattr("oncue.triggers.file.watch.open.may_ask_about_others", lambda: may_ask)
+
+
 def linked_and_removed(folder: Path) -> None:
     """OpenSSH's SFTP server renames like this."""
     (folder / ".u.tmp").write_bytes(b"1234")
@@ -68,6 +75,7 @@ def renamed_while_open(folder: Path) -> None:
         file.write(b"34")
 
 
+@pytest.mark.usefixtures("opens")
 @pytest.mark.parametrize("way", [linked_and_removed, nameless, linked_from_outside, exchanged])
 def test_a_name_that_comes_without_a_close_is_noticed_at_once(tmp_path: Path, way: Callable[[Path], None]) -> None:
     async def part(w: Watched) -> None:
@@ -100,6 +108,19 @@ def test_files_of_a_folder_moved_in_came_by_rename(tmp_path: Path) -> None:
     play(tmp_path, part, rescan="1h")
 
 
+@pytest.mark.usefixtures("opens")
+def test_stable_alone_fires_a_file_that_stays_open(tmp_path: Path) -> None:
+    async def part(w: Watched) -> None:
+        with (w.data / "open.h5").open("wb") as file:
+            file.write(b"1234")
+            file.flush()
+            (event,) = await w.count(1)
+            assert event.data["cause"] == "stable"
+
+    play(tmp_path, part, ready={"stable": "200ms"}, rescan="1h")
+
+
+@pytest.mark.usefixtures("opens")
 @pytest.mark.parametrize("ready", [{"rename": True}, {"close_write": True}])
 def test_a_slow_writer_is_no_link(tmp_path: Path, ready: dict[str, bool]) -> None:
     """It is open for longer than the check of a new name takes, and has not been renamed."""

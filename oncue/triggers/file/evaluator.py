@@ -100,6 +100,8 @@ class FileEvaluator:
         """Return the file if it fires."""
         waited = self.stability.pop(key)
         bits = pending.bits | waited.bits if waited else pending.bits
+        if bits & CLOSED and bits & SOURCE_OPEN:  # the close that was awaited
+            bits &= ~(FOUND | SOURCE_OPEN)
         known = self.in_flight.get(key, known)
         if bits == ATTRIBUTES and known is None:
             return None
@@ -161,7 +163,7 @@ class FileEvaluator:
         if writing:
             return bits & ~_FREE
         if writing is None:
-            return rest | (RENAMED if self.hears_opens else FOUND)
+            return rest | (RENAMED if self.hears_opens and not bits & SOURCE_OPEN else FOUND)
         return rest | RENAMED if bits & _FREE else None
 
     def _record_attributes(self, key: FileKey, pending: PendingFile, st: os.stat_result, known: KnownFile) -> None:

@@ -113,7 +113,6 @@ class PendingFiles:
         """
         due = self._created.get(key)
         if due is not None and (key in created or time.monotonic() < due - LINK_S + OPEN_S):
-            del self._created[key]
             self._opens.add(key)
 
     def _limit(self) -> None:
@@ -167,7 +166,8 @@ class PendingFiles:
         if stat.S_ISLNK(st.st_mode) or (regular and st.st_nlink > 1):
             self.noticed.setdefault(key, PendingFile(RENAMED, now_us(), None))
         elif regular:
-            self.noticed.setdefault(key, PendingFile(CREATED, now_us(), None))
+            bits = CREATED | SOURCE_OPEN if key in self._opens else CREATED
+            self.noticed.setdefault(key, PendingFile(bits, now_us(), None))
 
     def due_s(self, now: float) -> float | None:
         """Return the seconds until `requeue_due` has work; None if no file waits."""

@@ -19,7 +19,7 @@ CREATED = 128  # the name is new: the start of a write, or a link to a complete 
 ATTRIBUTES = 256  # its times, mode, owner or extended attributes changed, not its content
 OPENED = 512  # it was opened; reported only by a watch with `reports_opens`
 SOURCE_CLOSED = 1024  # with RENAMED: its former name was closed before
-SOURCE_OPEN = 2048  # with RENAMED or FOUND: it was created while watched, and not closed
+SOURCE_OPEN = 2048  # with RENAMED, CREATED or FOUND: it was created while watched, and not closed
 BACKFILL = 8192  # with FOUND: a backfill asked for it
 # ... and about folders.
 FOLDER_ADDED = 16  # a folder is new: scan it
