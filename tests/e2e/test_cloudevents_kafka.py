@@ -80,9 +80,18 @@ def test_a_foreign_client_writes_and_reads(system: System) -> None:
         ce_specversion="1.0", ce_id="b1", ce_source="/beamline/7", ce_type="org.example.vacuum",
         ce_subject="gauge 4", ce_run="18",
     )  # fmt: skip
+    write(  # as the official JavaScript SDK does, with the content type in two headers
+        system, json.dumps(DATA).encode(), content_type="application/json", ce_datacontenttype="application/json",
+        ce_specversion="1.0", ce_id="b2", ce_source="/beamline/7", ce_type="org.example.vacuum",
+        ce_subject="gauge 4", ce_run="18",
+    )  # fmt: skip
     write(system, b"\x00\x01 no event", content_type="text/plain")
-    tasks = system.await_tasks(2, rule="vacuum")
-    assert sorted(t["value"] for t in tasks) == [["b1", "gauge 4", "18", 0.5], ["s1", "gauge 3", 17, 0.5]]
+    tasks = system.await_tasks(3, rule="vacuum")
+    assert sorted(t["value"] for t in tasks) == [
+        ["b1", "gauge 4", "18", 0.5],
+        ["b2", "gauge 4", "18", 0.5],
+        ["s1", "gauge 3", 17, 0.5],
+    ]
 
     def dead() -> list[str]:
         letters = json.loads(system.oncue("dead", "list", "--json").stdout)
@@ -94,7 +103,7 @@ def test_a_foreign_client_writes_and_reads(system: System) -> None:
         client.emit(
             type="org.example.vacuum", source="/beamline/8", id="o1", subject="gauge 5", data=DATA, extensions={"run": 19}
         )  # fmt: skip
-    system.await_tasks(3, rule="vacuum")
+    system.await_tasks(4, rule="vacuum")
     headers, value = newest(system)
     if system.env["ONCUE_EVENTS_MODE"] == "structured":
         assert headers["content-type"].startswith("application/cloudevents+json")

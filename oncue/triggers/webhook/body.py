@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from binascii import a2b_qp
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -15,6 +15,7 @@ from oncue.protocol.cloudevents_http import check_containers
 from oncue.protocol.records import STORED_EVENT_BYTES
 
 JSON, FORM, BYTES = "application/json", "application/x-www-form-urlencoded", "application/octet-stream"
+_NOT_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})|[\r\n]")
 MAX_FIELDS = 1_000  # of a form
 MAX_TEXT_BYTES = STORED_EVENT_BYTES - (256 << 10)  # in JSON, beside the attributes of the event
 _encode = msgspec.json.Encoder().encode
@@ -63,15 +64,25 @@ def _read_text(content_type: str, body: bytes, guess: bool) -> tuple[str, Any]:
     return named, text
 
 
+def _unquoted(text: bytes) -> str:
+    """Decode a part of a form.
+
+    Its escapes are like those of quoted-printable, which C code decodes.
+    """
+    plain = text.replace(b"=", b"=3D").replace(b"+", b" ").replace(b"%", b"=")
+    return a2b_qp(plain).decode()
+
+
 def _read_form(body: bytes, unpack: bool) -> Any:
     """Return the JSON of a form's `payload`, or its fields; None: neither."""
     if not body.startswith(b"payload=") and not unpack:
         return None
+    parts = body.split(b"&") if body.count(b"&") < MAX_FIELDS else []
+    if not parts or not all(b"=" in part for part in parts) or _NOT_ENCODED.search(body):
+        return None
     try:
-        fields = parse_qsl(
-            body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FIELDS, errors="strict"
-        )
-    except ValueError:  # of bytes that are not UTF-8, too
+        fields = [(_unquoted(name), _unquoted(text)) for name, _, text in (part.partition(b"=") for part in parts)]
+    except UnicodeDecodeError:
         return None
     names = [name for name, _ in fields]
     if names == ["payload"]:

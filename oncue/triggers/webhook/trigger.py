@@ -39,7 +39,7 @@ from oncue.triggers.webhook.options import REFERENCE, WebhookOptions, read_verif
 from oncue.triggers.webhook.senders import sent_id, sent_type, slack_challenge
 
 CHECK_S = 5.0  # between looks at the secrets; requests look by themselves
-LARGE_BYTES = 64 * 1024  # of a body that is read beside the event loop
+LARGE_BYTES = 16 * 1024  # of a body that is read beside the event loop
 _ID_HEADERS = ("webhook-id", "x-github-delivery", "idempotency-key")
 _JSON = {"content-type": "application/json"}
 
