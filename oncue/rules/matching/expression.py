@@ -28,6 +28,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _PLAIN = re.compile(r'\w(?:[^\s"]|"(?:[^"\\]|\\.)*")*')  # as a path was always written
+_BARE = re.compile(r"\w[\w.-]*")
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(\(.*\))?\s*", re.DOTALL)
 _LEVELS = (("+", "-"), ("*", "/", "//", "%"))
 
@@ -68,11 +69,17 @@ class Cost(NamedTuple):
     program_size: int = 0  # of regular expressions
 
     def plus(self, other: Cost) -> Cost:
-        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+        references, filters, size = other
+        return Cost(self.references + references, self.filters + filters, self.program_size + size)
+
+
+NO_COST, PATH_COST = Cost(), Cost(references=1)
 
 
 def parse(text: str) -> Expression:
     """Parse the text between `${` and `}`. Raises ValueError."""
+    if _BARE.fullmatch(text):
+        return Path(text)
     if (found := _simple(text)) is not None:
         return found
     if len(text) > MAX_CHARS:
@@ -112,9 +119,9 @@ def cost(expression: Expression) -> Cost:
         case Sum(left, _, right):
             return cost(left).plus(cost(right)).plus(Cost(references=1))
         case Path():
-            return Cost(references=1)
+            return PATH_COST
         case Number():
-            return Cost()
+            return NO_COST
 
 
 def compile_expression(expression: Expression, atom: Atom) -> Render:

@@ -48,6 +48,8 @@ def make_filter(name: str, args: Sequence[Any], given: bool) -> Filter:
         close = difflib.get_close_matches(name[:60], _FILTERS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(_FILTERS))}"
         raise ValueError(f"there is no filter {name!r}: {hint}")
+    if not given and name in _BARE:
+        return _BARE[name]
     make, usage, least, most = _FILTERS[name]
     if not least <= len(args) <= most or (given and not most):
         raise ValueError(f"`{name}` is written {usage}")
@@ -252,3 +254,4 @@ _FILTERS: dict[str, tuple[Make, str, int, int]] = {
     "pad": (_pad, "pad(width), or pad(width, ' ')", 1, 2),
     "default": (_default, "default(value)", 1, 1),
 }
+_BARE = {name: make() for name, (make, _, least, _) in _FILTERS.items() if not least}

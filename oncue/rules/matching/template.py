@@ -17,6 +17,7 @@ from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.expression import (
     MAX_CHARS,
+    NO_COST,
     Cost,
     Expression,
     Path,
@@ -51,7 +52,7 @@ class Template:
 
     __slots__ = ("constant", "cost", "items", "render")
 
-    def __init__(self, render: Render, constant: bool, cost: Cost = Cost(), items: int = 1) -> None:  # noqa: B008
+    def __init__(self, render: Render, constant: bool, cost: Cost = NO_COST, items: int = 1) -> None:
         self.render, self.constant, self.cost, self.items = render, constant, cost, items
 
 
@@ -92,20 +93,20 @@ def _group(render: Render, parts: list[Template]) -> Template:
 
 def total(costs: Iterable[Cost]) -> Cost:
     """Return the sum of costs."""
-    found = Cost()
+    found = NO_COST
     for each in costs:
-        found = found.plus(each)
+        found = each if found is NO_COST else found if each is NO_COST else found.plus(each)
     return found
 
 
 def _text(text: str, place: str, refer: Refer) -> Template:
     pieces = [piece if isinstance(piece, str) else refer(piece[0], place) for piece in split(text)]
+    if len(pieces) == 1 and isinstance(pieces[0], Reference):  # the usual form
+        return Template(pieces[0].render, False, pieces[0].cost)
     all_costs = total(piece.cost for piece in pieces if isinstance(piece, Reference))
     if len(pieces) == 1:
         only = pieces[0]
-        if isinstance(only, str):
-            return Template(lambda event: only, True)
-        return Template(only.render, False, all_costs)
+        return Template(lambda event: only, True)
     renders = [piece if isinstance(piece, str) else piece.render for piece in pieces]
 
     def joined(event: Any) -> str:
