@@ -91,6 +91,7 @@ class Credit(Stored, tag="credit", frozen=True):
     """Number of tasks that the agent accepts, counted from the session's start."""
 
     granted: Natural
+    full: Short = ""  # why the agent takes no tasks; of agents that say so
 
 
 class FetchPart(Stored, tag="want", frozen=True):

@@ -17,35 +17,15 @@ import pytest
 from oncue.client import Client
 from oncue.errors import DiskFull
 from tests.e2e.running import PATIENCE_S, System, request
+from tests.e2e.small_disk import mounted
 
 SIZE_MB = 160
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of its own.
-
-    Only root may mount one. Without root the test is skipped, but it fails in CI.
-    """
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "oncue-test", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        why = done.stderr.strip() if done.returncode else ""
-    except FileNotFoundError as e:
-        why = str(e)
-    if why:
-        output = (
-            f"a small disk cannot be mounted here ({why}): run as root on Linux, or in a container with CAP_SYS_ADMIN"
-        )
-        if os.environ.get("CI") and sys.platform == "linux":
-            pytest.fail(output)
-        pytest.skip(output)
-    try:
+    with mounted(tmp_path / "disk", SIZE_MB) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def hold(flag: str, until: str) -> str:

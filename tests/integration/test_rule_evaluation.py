@@ -28,6 +28,7 @@ from oncue.protocol.topics import EVENTS, MATCHES
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
 from oncue.rules.evaluation.evaluator import CPU_S
+from oncue.rules.evaluation.messages import RULES_BYTES
 from oncue.rules.evaluation.rule_source import pack_rule, rule_hash, unpack_rule
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.operators.records import Match
@@ -539,3 +540,26 @@ def test_a_rule_survives_its_way_to_the_evaluator(given: dict[str, Any]) -> None
     assert again.source == original.source
     assert [c.describe() for c in again.conditions] == [c.describe() for c in original.conditions]
     assert rule_hash(again) == rule_hash(original)
+
+
+def test_many_rules_are_kept_by_one_process_until_they_use_much_memory(
+    tmp_path: Path,
+) -> None:
+    async def body(log: Log, engine: Engine) -> None:
+        evaluator = engine.judge._evaluator
+        engine.update(
+            [deployed([rule(f"r{n}", when=f"data.l.all(x, data.l == data.l) && data.n < {n}") for n in range(270)])]
+        )
+        event = {"l": list(range(300)), "n": 1}  # too dear for the loop
+        pids = []
+        for n in range(3):
+            await log.append(EVENTS, [record(n, event)])
+            await consume(log, engine)
+            assert evaluator._process is not None
+            pids.append(evaluator._process.pid)
+            if n == 1:
+                evaluator._rules_bytes = RULES_BYTES + 1  # as its process said
+        assert pids[0] == pids[1] != pids[2]
+        assert len(await tasks(log)) == 3 * 268
+
+    with_engine(tmp_path, body)

@@ -60,6 +60,7 @@ def test_a_held_loop_is_seen() -> None:
         assert meter.figures is not None
         assert meter.figures.worst > 0.5
         assert meter.figures.p99 > 0.5
+        meter.figures = meter.figures._replace(slowdown=1.0)  # this machine may be busy, with larger limits
         with pytest.raises(AssertionError, match="held"):
             meter.check()
 

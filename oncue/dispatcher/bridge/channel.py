@@ -67,7 +67,7 @@ class EndpointChannel:
         self.phase = ChannelPhase.AWAY
         self.since_us = 0
         self.hello: bridge.Hello | None = None
-        self.refused = ""
+        self.refused = self.full = ""  # why the agent is refused; why it takes no tasks
         self._session = MessageNumbers()
         self.agent_clock = AgentClock()
         self.granted = self.sent = 0  # tasks, since the session's start
@@ -225,7 +225,7 @@ class EndpointChannel:
             case bridge.Heartbeat():
                 self.agent_clock.measure(message.at_us, self.now_us)
             case bridge.Credit():
-                self.granted = max(self.granted, message.granted)
+                self.granted, self.full = max(self.granted, message.granted), message.full
             case bridge.FetchPart():
                 self._out.append(ReadPart(message.sha256, message.offset_bytes))
             case bridge.UploadPart():
@@ -245,7 +245,7 @@ class EndpointChannel:
         if refused := refusal(hello, self.epoch, self.version):
             self.refuse(refused)
             return
-        self.hello, self.refused, self._limits.workers = hello, "", max(1, hello.workers)
+        self.hello, self.refused, self.full, self._limits.workers = hello, "", "", max(1, hello.workers)
         self.granted = self.sent = 0
         self._agent_tasks.begin_inventory()
         self.phase = ChannelPhase.INVENTORY

@@ -20,6 +20,7 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.open_reason import takes_none
 from oncue.errors import Conflict, Invalid
 from oncue.log import Record, Topic
 from oncue.protocol import api as r
@@ -187,6 +188,9 @@ class EndpointService:
             if channel.phase is ChannelPhase.AWAY and hello is None:
                 state = "never"
         here = state == "connected"
+        why = self._effects.phase_reasons.get(e.id, "")
+        if channel is not None and channel.full and here:
+            why = takes_none("it", channel)
         return r.EndpointInfo(
             id=e.id,
             name=e.name,
@@ -201,7 +205,7 @@ class EndpointService:
             agent_version=hello.agent_version if hello else "",
             python=hello.python if hello else "",
             labels=e.labels,
-            why=self._effects.phase_reasons.get(e.id, ""),
+            why=why,
             lost_after_ms=e.lost_after_ms,
         )
 

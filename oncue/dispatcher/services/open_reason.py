@@ -51,4 +51,11 @@ def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int)
         return "it runs"
     if channel.at_agent(state.id):
         return f"it is at endpoint {name!r}, for a free worker or running"
+    if channel.full:
+        return takes_none(f"endpoint {name!r}", channel)
     return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here"
+
+
+def takes_none(who: str, channel: EndpointChannel) -> str:
+    """Return that an endpoint takes no tasks at the moment, and why."""
+    return f"{who} takes no new tasks: {channel.full}"

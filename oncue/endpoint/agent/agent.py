@@ -27,6 +27,8 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage
 
+REWRITE_AGAIN_US = 1_000_000  # after a rewrite of the journal that failed
+WHY_CHARS = 1_000
 INVENTORY_TASKS = 50_000  # named in one message
 OUTPUT_RATE = 256 * 1024  # bytes a second of live output; the outcome has the rest
 
@@ -67,7 +69,8 @@ class Agent(HeldTasks):
         # credit, of this session
         self.received = self.granted = 0
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
-        self._full = ""
+        self._full = self._told_full = ""  # why no tasks are taken; what the server knows of it
+        self._rewrite_us = 0  # not before, after one that failed
 
     # ------------------------------------------------------------ frames of the bridge
 
@@ -210,7 +213,7 @@ class Agent(HeldTasks):
         self._tick_session()
         self._expire()
         self._assign(room, chunk_size)
-        rewrite = self._journal.wants_rewrite(self.live_bytes)
+        rewrite = self.now_us >= self._rewrite_us and self._journal.wants_rewrite(self.live_bytes)
         # If nothing runs, no further result can join the frame: send it at once.
         self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
         if self.phase is SessionPhase.CONNECTED:
@@ -220,8 +223,8 @@ class Agent(HeldTasks):
             for put, body in self.outbox.next_parts(self.now_us):
                 self._send(put, body)
             self._grant()
-        if rewrite:
-            self._journal.rewrite(self._all_records(self.session.epoch))
+        if rewrite and not self._journal.rewrite(self._all_records(self.session.epoch)):
+            self._rewrite_us = self.now_us + REWRITE_AGAIN_US
         self._write()
         self._arguments.drop(self.now_us, self.outbox.uploads)
         out, self._out = self._out, []
@@ -254,12 +257,15 @@ class Agent(HeldTasks):
         journal = self._journal
         full = ""
         if not journal.write():
-            full = f"the journal could not be written: {journal.problem}"
+            full = f"the journal could not be written: {journal.problem}; free space there"
         elif self.live_bytes > self.budget_bytes:
             full = f"the spool is full (more than {self.budget_bytes:,} bytes)"
         if full != self._full:
             self._log(f"{full}; no new tasks are taken" if full else "new tasks are taken again")
             self._full = full
+        if full != self._told_full and self.phase is SessionPhase.CONNECTED:
+            self._told_full = full
+            self._send(bridge.Credit(self.granted, full[:WHY_CHARS]))
 
     # ------------------------------------------------------------ the link
 
@@ -283,7 +289,7 @@ class Agent(HeldTasks):
     def _hello(self) -> None:
         """Begin a session: send our identity and the inventory of tasks held."""
         self.session.begin(self.now_us)
-        self.received = self.granted = 0
+        self.received, self.granted, self._told_full = 0, 0, ""
         held = [(task_id, g.attempt) for task_id, g in self.queue.held.items()] + self.outbox.inventory()
         i = self.identity
         self._send(

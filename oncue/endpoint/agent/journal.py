@@ -23,6 +23,8 @@ from typing import Protocol
 
 import msgspec
 
+from oncue.disk.durable_files import sync_folder
+from oncue.disk.space import NO_SPACE
 from oncue.errors import Undecodable
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, Stored, TaskRecord
@@ -31,7 +33,9 @@ HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"
 IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH = range(1, 9)
 ID_BYTES = 16
-REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew
+REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew,
+LEAST_REWRITE_BYTES = 64 << 10  # unless the disk is full
+SPARE_BYTES = 256 << 10  # kept on disk, to be given up when a full one has no room to write the file anew
 #: Each start skips numbers that may have been used while a full disk kept them out of the journal.
 SEQ_LEAP = 1 << 20
 
@@ -87,22 +91,37 @@ class JournalFile(Protocol):
 
 
 class DiskFile:
-    """A JournalFile on disk."""
+    """A JournalFile on disk, with a spare file beside it for a rewrite on a full disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._spare = path.with_suffix(".spare")
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._keep_spare()
 
     def read(self) -> bytes:
         return self._path.read_bytes()
 
     def append(self, data: bytes | bytearray) -> int:
-        return os.write(self._fd, data)
+        try:
+            return os.write(self._fd, data)
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, str(self._path)) from None
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
 
     def replace(self, data: bytes) -> None:
+        try:
+            self._replace(data)
+        except OSError as e:
+            if e.errno not in NO_SPACE or not self._spare.exists():
+                raise
+            self._spare.unlink()
+            self._replace(data)
+        self._keep_spare()
+
+    def _replace(self, data: bytes) -> None:
         fresh = self._path.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -118,6 +137,21 @@ class DiskFile:
             raise
         os.close(self._fd)
         self._fd = fd
+        with contextlib.suppress(OSError):  # after a power cut there may be the old file, which is whole too
+            sync_folder(self._path.parent)
+
+    def _keep_spare(self) -> None:
+        """Occupy SPARE_BYTES of the disk, if there is room."""
+        with contextlib.suppress(OSError):
+            if self._spare.exists() and self._spare.stat().st_size == SPARE_BYTES:
+                return
+        try:
+            fd = os.open(self._spare, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as spare:
+                spare.write(os.urandom(SPARE_BYTES))  # no file system compresses it, or leaves a hole
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._spare.unlink()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -156,6 +190,7 @@ class Journal:
         self._file = file
         self._pending = bytearray()
         self.problem = ""  # why the last write failed; empty if it did not
+        self._rewrite_bytes = REWRITE_BYTES
         content = file.read()
         records, good, problems = scan(content)
         self.recovered = fold(records)
@@ -205,14 +240,16 @@ class Journal:
                 self.size += taken
                 del self._pending[:taken]
         except OSError as e:
-            self.problem = e.strerror or str(e)
+            self.problem = _text(e)
+            # The disk is smaller than was thought: do not wait for its end the next time.
+            self._rewrite_bytes = max(LEAST_REWRITE_BYTES, min(self._rewrite_bytes, self.size // 2))
             return False
         self.problem = ""
         return True
 
     def wants_rewrite(self, live_bytes: int) -> bool:
         """Return True if the file is mostly dead."""
-        return self.size > REWRITE_BYTES and self.size > 4 * live_bytes
+        return self.size > self._rewrite_bytes and self.size > 4 * live_bytes
 
     def rewrite(self, records: Iterable[bytes]) -> bool:
         """Replace the file by these records, made by `pack`.
@@ -225,11 +262,15 @@ class Journal:
         try:
             self._file.replace(data)
         except OSError as e:
-            self.problem = e.strerror or str(e)
+            self.problem = _text(e)
             return False
         self._pending.clear()
         self.size = len(data)
         return True
+
+
+def _text(e: OSError) -> str:
+    return f"{e.strerror or e} ({e.filename})" if e.filename else e.strerror or str(e)
 
 
 def pack(kind: int, content: bytes) -> bytes:

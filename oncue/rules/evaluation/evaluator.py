@@ -18,7 +18,7 @@ import psutil
 
 from oncue.errors import OncueError
 from oncue.protocol.codec import decode, encode
-from oncue.rules.evaluation.messages import LENGTH_BYTES, READY, Answer, Envelope, Question
+from oncue.rules.evaluation.messages import LENGTH_BYTES, READY, RULES_BYTES, Answer, Envelope, Question
 from oncue.rules.evaluation.rule_source import pack_rule
 from oncue.rules.parsing.rule_file import Rule
 
@@ -27,7 +27,6 @@ CPU_S_PER_BYTE = 1e-6  # and for each byte of the event
 ANSWER_S = 10.0  # on a loaded machine; a process that is stopped is replaced then
 START_S = 60.0
 TRIES = 2  # the process may have been killed by somebody else
-RULES = 256  # that one process has compiled; then it is replaced
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
 KEPT_PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_", "COV_")
 
@@ -57,6 +56,7 @@ class Evaluator:
     def __init__(self, waiting: int = 1_000) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._rules: dict[int, tuple[int, Rule]] = {}  # id() -> number in the process; keeps the rule alive
+        self._rules_bytes = 0
         self._asking = asyncio.Lock()
         self._waiting, self._most = 0, waiting
 
@@ -115,6 +115,7 @@ class Evaluator:
             await self.close()
             raise
         self._rules[id(rule)] = (envelope.rule, rule)
+        self._rules_bytes = answer.rules_bytes
         return answer
 
     def _envelope(self, rule: Rule, question: Question, cpu_s: float) -> Envelope:
@@ -124,7 +125,7 @@ class Evaluator:
         return Envelope(len(self._rules), pack_rule(rule), cpu_s, question)
 
     async def _started(self) -> asyncio.subprocess.Process:
-        if self._process is not None and len(self._rules) >= RULES:
+        if self._process is not None and self._rules_bytes > RULES_BYTES:
             await self.close()
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
@@ -155,6 +156,7 @@ class Evaluator:
         """Kill the process."""
         process, self._process = self._process, None
         self._rules.clear()
+        self._rules_bytes = 0
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):

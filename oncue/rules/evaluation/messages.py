@@ -7,6 +7,7 @@ from oncue.protocol.records import Headers, Stored
 
 LENGTH_BYTES = 4
 READY = b"ready\n"  # the process writes it once it can take questions
+RULES_BYTES = 256 << 20  # memory of the rules that one process has compiled; then it is replaced
 
 EVENT, WINDOW, EXPLAIN = "event", "window", "explain"
 NO, FIRES, MATCHED, EXPLAINED, FAILED = "no", "fires", "matches", "explained", "failed"
@@ -43,6 +44,7 @@ class Answer(Stored, frozen=True):
     reason: str = ""  # NO: why the condition could not be evaluated, if it could not
     remedy: str = ""
     cpu_s: float = 0.0
+    rules_bytes: int = 0  # memory that the rules of this process may use
 
 
 build_decoders(globals())

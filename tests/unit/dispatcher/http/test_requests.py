@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -12,9 +13,12 @@ from oncue import ids
 from oncue.config import Settings
 from oncue.dispatcher.auth.tokens import hash_token
 from oncue.dispatcher.http.app import make_app, serve
+from oncue.dispatcher.http.batch_body import BatchDecoder
 from oncue.dispatcher.http.rate_limit import RateLimit
+from oncue.dispatcher.http.route import MSGPACK
 from oncue.dispatcher.metrics import Metrics
 from oncue.errors import Conflict, RateLimited
+from oncue.protocol.api import BatchRequest
 from oncue.protocol.codec import encode
 from oncue.protocol.records import ERROR, Failure
 from tests.unit.dispatcher.http.api_backend import TOKENS, Client, packed, with_server
@@ -225,6 +229,17 @@ def test_read_your_writes() -> None:
         assert c.backend.waited == [position]
 
     with_server(test)
+
+
+def test_a_batch_of_the_client_may_have_large_payloads() -> None:
+    """The client writes all fields, `calls` too, and gathers 8 MiB."""
+    payloads = [b"m" + encode(([], {"text": "x" * 20_000}))] * 400
+    body = msgspec.msgpack.encode(BatchRequest(function="f", key=ids.new_uuid7().hex(), payloads=payloads))
+
+    request = asyncio.run(BatchDecoder().read(body, MSGPACK))
+
+    assert request.payloads == payloads
+    assert request.calls == []
 
 
 # ---------------------------------------------------------------- events, rules

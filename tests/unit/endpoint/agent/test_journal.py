@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from oncue.endpoint.agent.journal import ENDED, HEAD, DiskFile, Journal, pack, scan
+from oncue.endpoint.agent.journal import ENDED, HEAD, SPARE_BYTES, DiskFile, Journal, pack, scan
 from oncue.protocol.codec import encode
 from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
 
@@ -132,3 +133,38 @@ def test_a_rewrite_replaces_all_at_once(tmp_path: Path) -> None:
     assert again.identity == b"identity"
     assert [f.seq for f in again.recovered.spooled] == [7]
     assert again.recovered.held == []
+
+
+def test_a_full_disk_lets_a_journal_be_shortened(tmp_path: Path) -> None:
+    class SmallDisk(DiskFile):
+        """A disk for the spare file and 500,000 bytes more."""
+
+        def append(self, data: bytes | bytearray) -> int:
+            self._take(len(data) + (tmp_path / "journal").stat().st_size)
+            return super().append(data)
+
+        def _replace(self, data: bytes) -> None:
+            self._take(len(data) + (tmp_path / "journal").stat().st_size)
+            super()._replace(data)
+
+        def _take(self, size: int) -> None:
+            spare = tmp_path / "journal.spare"
+            if size + (spare.stat().st_size if spare.exists() else 0) > 500_000 + SPARE_BYTES:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = SmallDisk(tmp_path / "journal")
+    journal = Journal(file, b"identity")
+    shortened = 0
+    for n in range(1_000):
+        journal.ended(n, CALL, 5, encode([Ended(IDS[0], 1, OK, 1, 2, b"m" * 10_000)]))
+        journal.acked(n)
+        written = journal.write()
+        if journal.wants_rewrite(100):
+            shortened += 1
+            assert journal.rewrite([pack(ENDED, encode((n, CALL, 5, [])))])
+            written = journal.write()
+        assert written, n
+        assert journal.size == (tmp_path / "journal").stat().st_size
+    assert 20 < shortened < 60
+    assert (tmp_path / "journal.spare").stat().st_size == SPARE_BYTES
+    file.close()
