@@ -141,6 +141,15 @@ class Blobs:
         except OSError as e:
             raise Invalid(f"{path} cannot be read: {e.strerror}", remedy="the server needs to read it") from None
 
+    def trouble(self, identity: str) -> str:
+        """Return why this is not the store with that id at the moment; "" if it is."""
+        path = self.folder / STORE_ID
+        try:
+            found = path.read_text()
+        except OSError as e:
+            return f"{path} cannot be read: {e.strerror}"
+        return "" if found == identity else f"{self.folder} is another store"
+
     # ------------------------------------------------------------ write
 
     def put(self, content: bytes) -> str:
@@ -359,6 +368,9 @@ class UrlBlobs(Blobs):
 
     def identity(self) -> str:
         return str(self._root)
+
+    def trouble(self, identity: str) -> str:
+        return ""
 
     def sweep(self, keep: Collection[str], older_than_s: float) -> int:
         gone = 0

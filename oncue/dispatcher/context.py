@@ -58,7 +58,9 @@ class ServerContext:
         self.newest_us = 0  # of the tasks that were accepted before the start; by wrong clocks perhaps later than it
         self.ready = False
         self.view_trouble: Callable[[], str] = str  # returns why the view does not follow the log
-        self.blobs_trouble = ""  # what is wrong with the store of blobs
+        self.store_id = ""  # of the store of blobs
+        self.blobs_trouble = ""  # what was wrong with it at the start
+        self.blobs_away = ""  # what is wrong with it now
         self.disk_full = ""  # the reason for which nothing new is accepted; "" if it is accepted
 
     def is_new(self, us: int) -> bool:

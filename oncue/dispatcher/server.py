@@ -115,7 +115,8 @@ class Server:
         self.context = ServerContext(
             self.settings, self._log, self.view, self.blobs, self.metrics, self.notifier, self.server_id
         )
-        self.context.blobs_trouble = self.folder.trouble_of_blobs(self._log.identity, self.blobs.identity())
+        self.context.store_id = self.blobs.identity()
+        self.context.blobs_trouble = self.folder.trouble_of_blobs(self._log.identity, self.context.store_id)
         names = await self._open_consumer()
         self.context.view_trouble = lambda: self._consumer.trouble
         self._open_bridge()

@@ -78,6 +78,7 @@ class Action:
         return self._constant or packed_arguments(self._run.args.render(source))
 
 
+REMOVED_KEPT = 1_000  # removed rules whose counts are remembered, in case they are deployed again
 _NOTHING = Event(id="", source="", type="")
 
 
@@ -223,6 +224,9 @@ class RuleCompiler:
                 entries += [self._entry(rule, d, by_rule.get(rule.name)) for rule in ruleset.rules]
         self._switched = by_rule
         self._entries = {entry.rule.name: entry for entry in entries}
+        if len(self._counters) > REMOVED_KEPT + len(self._entries):
+            self._counters = {name: entry.counters for name, entry in self._entries.items()}
+            self._paused = {name: found for name, found in self._paused.items() if name in self._entries}
         return ActiveRules(entries, broken)
 
     def _kept(self, d: Deployment) -> Deployment:

@@ -88,6 +88,34 @@ def test_what_was_put_survives_a_killed_server(stopped: System) -> None:
         assert client.submit(total, ref, 7).result(PATIENCE_S) == 7.0
 
 
+@pytest.mark.parametrize("mounted", [True, False], ids=["another disk", "no folder"])
+def test_tasks_wait_for_a_store_that_is_away(stopped: System, mounted: bool) -> None:
+    stopped.up("--workers", "1")
+    agent = stopped.agent_and_workers()[0]
+    blobs, away = stopped.data / "blobs", stopped.folder / "away"
+    with stopped.client() as client:
+        agent.suspend()
+        task = client.submit(total, np.arange(400_000, dtype="float64"), 7)
+        assert task.info().state == "waiting"
+        blobs.rename(away)
+        if mounted:
+            blobs.mkdir()
+            (blobs / "tmp").mkdir()
+        agent.resume()
+
+        stopped.await_true(
+            lambda: "large arguments cannot be read" in task.info().why, "the task says what it waits for"
+        )
+        assert "not ok" in stopped.http("GET", "/health/ready").json["checks"]["blobs"]
+        if mounted:
+            (blobs / "tmp").rmdir()
+            blobs.rmdir()
+        away.rename(blobs)
+
+        assert task.result(90) == 7.0
+    stopped.await_true(lambda: stopped.http("GET", "/health/ready").json["checks"]["blobs"] == "ok", "it is well again")
+
+
 def test_a_call_with_an_unknown_blob_fails_and_says_so(client: Client) -> None:
     ref = client.put(np.arange(400_000, dtype="float64"))
     good = Ref("0" * 64, 500_000, body=b"p\x80\x05N.", more=(BlobName("1" * 64, 9),))

@@ -114,7 +114,7 @@ class EndpointChannel:
         pending.now_us = self.now_us
         pending.enqueue_due()
         while pending.queue and not self.backlogged:
-            room = min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
+            room = 0 if self.full else min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
             at, room = self._limits.next_group(pending.queue, room)
             if room <= 0:
                 break

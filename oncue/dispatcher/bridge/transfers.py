@@ -8,6 +8,7 @@ session.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -30,7 +31,9 @@ READS_WAITING = 64  # of one endpoint; an agent has 8 requests open (fetcher.WIN
 WRITES_WAITING = 16  # of one endpoint; an agent waits for each part's answer
 UPLOADS = 4  # unfinished ones of one session; an agent has one
 ALL_UPLOADS = 256  # unfinished ones of all agents: each holds a file open
+LOOK_S = 2.0  # between looks for a store that is away
 PERMITTED = 10_000  # hashes that a session remembers as permitted
+log = logging.getLogger("oncue.carrier")
 Answer = Callable[[str, bridge.BlobPart | bridge.UploadAck, bytes], None]
 
 
@@ -123,14 +126,50 @@ class BlobTransfers:
                 size, body = len(found), found[offset : offset + bridge.PART_BYTES]
             else:
                 await self._check_blob(channel, session, sha)
-                size = await asyncio.to_thread(self._context.blobs.size, sha)
-                body = await asyncio.to_thread(self._context.blobs.part, sha, offset, bridge.PART_BYTES)
+                stored = await self._stored_part(sha, offset)
+                if stored is None:
+                    return  # the agent asks again, and its tasks wait
+                size, body = stored
         except OncueError as e:
             why = e.message
         except OSError as e:
             why = f"the server cannot read it: {e.strerror or e}"
         if not session.ended:
             self._answer(endpoint, bridge.BlobPart(sha, offset, size, why), body)
+
+    async def _stored_part(self, sha: str, offset: int) -> tuple[int, bytes] | None:
+        """Return (size of the blob, part); None while its store is away.
+
+        Raises BlobMissing, OSError.
+        """
+        blobs = self._context.blobs
+        try:
+            size = await asyncio.to_thread(blobs.size, sha)
+            return size, await asyncio.to_thread(blobs.part, sha, offset, bridge.PART_BYTES)
+        except (BlobMissing, OSError):
+            if self._context.blobs_trouble or await self._is_store_away():
+                return None
+            raise
+
+    async def _is_store_away(self) -> bool:
+        """Look if the store is another one, or none: emptied, or its disk not mounted."""
+        context = self._context
+        trouble = await asyncio.to_thread(context.blobs.trouble, context.store_id)
+        was_here = not context.blobs_away
+        context.blobs_away = trouble and (
+            f"not ok: {trouble}, so large arguments of accepted tasks are missing (is its disk mounted?)."
+            " Put the store back: they wait for it"
+        )
+        if trouble and was_here:
+            log.error("blobs: %s", context.blobs_away)
+            self._run(self._await_store())
+        return bool(trouble)
+
+    async def _await_store(self) -> None:
+        while self._context.blobs_away:
+            await asyncio.sleep(LOOK_S)
+            if not await self._is_store_away():
+                log.info("blobs: the store is back")
 
     async def _function_body(self, channel: EndpointChannel, session: _Session, sha: str) -> bytes:
         """Return the body of a function that the endpoint may run; b"" if it is a blob.

@@ -9,6 +9,7 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.registry_cache import RegistryCache
+from oncue.protocol.payload import REF
 from oncue.task_lifecycle import TaskState
 
 
@@ -17,8 +18,12 @@ def open_reason(
     registry: RegistryCache,
     channels: Mapping[str, EndpointChannel],
     ownership: PartitionOwnership,
+    blobs_trouble: str = "",
 ) -> str:
-    """Return why a task has not ended; "" for a closed one."""
+    """Return why a task has not ended; "" for a closed one.
+
+    `blobs_trouble`: what is wrong with the store of blobs.
+    """
     call = state.call
     if state.state.closed or call is None:
         return ""
@@ -31,7 +36,7 @@ def open_reason(
         return f"attempt {state.attempt} is due in {(state.due_us - now) / 1e6:.1f} s"
     channel = channels.get(call.endpoint)
     if channel is not None:
-        return _own_reason(state, name, channel, now)
+        return _own_reason(state, name, channel, now, blobs_trouble)
     if state.running[0] == state.attempt:
         return "it runs"
     owner = ownership.owner_label(call.endpoint)
@@ -40,7 +45,7 @@ def open_reason(
     return f"the server {owner} acts for endpoint {name!r}: that one can say more"
 
 
-def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int) -> str:
+def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int, blobs_trouble: str) -> str:
     """Return why a task is open whose endpoint this server owns."""
     if channel.refused:
         return f"endpoint {name!r} is refused: {channel.refused}"
@@ -49,6 +54,8 @@ def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int)
         return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
     if state.running[0] == state.attempt:
         return "it runs"
+    if blobs_trouble and state.args[:1] == REF:
+        return f"its large arguments cannot be read: {blobs_trouble}"
     if channel.at_agent(state.id):
         return f"it is at endpoint {name!r}, for a free worker or running"
     if channel.full:

@@ -292,7 +292,9 @@ class TaskService:
         """Return why a task is open, and True if it is at its agent."""
         channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
-        return open_reason(state, self._context.registry, self._bridge.channels, self._ownership), sent
+        context = self._context
+        trouble = context.blobs_trouble or context.blobs_away
+        return open_reason(state, context.registry, self._bridge.channels, self._ownership, trouble), sent
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
         """Return a task closed by `e`, which the view may not have applied yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
-from oncue.rules.active_rules import ActiveRules, RuleCompiler, RuleCounters
+from oncue.rules.active_rules import REMOVED_KEPT, ActiveRules, RuleCompiler, RuleCounters
 
 EVENT = Event(id="1", source="/s", type="t")
 
@@ -41,6 +41,25 @@ def test_the_newest_version_and_switch_of_each_rule_count() -> None:
     broken = compiler.compile([*both, Deployment(VERSION, "c", 1, "me", "rules: 5", {}), deployed("d", 1, "other")])
     assert set(broken.broken) == {"c", "d"}
     assert names(broken) == ["new", "other"]
+
+
+def test_of_many_removed_rules_nothing_is_kept() -> None:
+    def deployed(version: int, names: list[str]) -> Deployment:
+        rules = [{"name": name, "on": {"type": "t"}, "run": {"function": "f"}} for name in names]
+        return Deployment(VERSION, "a", version, "me", json.dumps({"rules": rules}), {"f": "0"})
+
+    compiler = RuleCompiler()
+    for version in range(1, 6):
+        names = ["kept", *(f"r{version}-{n}" for n in range(500))]
+        found = compiler.compile([deployed(version, names)])
+        found.entries["kept"].counters.failed += 1
+        compiler.pause(found.entries[names[1]], "it is slow")
+
+    found = compiler.compile([deployed(6, ["kept"])])
+
+    assert found.entries["kept"].counters.failed == 5
+    assert len(compiler._counters) <= REMOVED_KEPT + 1
+    assert len(compiler._paused) <= 2
 
 
 def test_a_version_that_still_tests_events_has_its_own_cost() -> None:
