@@ -234,22 +234,34 @@ class Journal:
 
         Return False if the disk refused some; `problem` says why.
         """
+        taken = 0
         try:
-            while self._pending:
-                taken = self._file.append(self._pending)
-                self.size += taken
-                del self._pending[:taken]
+            while taken < len(self._pending):
+                taken += self._file.append(self._pending[taken:] if taken else self._pending)
         except OSError as e:
+            if taken > LEAST_REWRITE_BYTES:  # more than the disk has room for: leave some for a rewrite
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self.size)
+                    taken = 0
+            self._advance(taken)
             self.problem = _text(e)
             # The disk is smaller than was thought: do not wait for its end the next time.
-            self._rewrite_bytes = max(LEAST_REWRITE_BYTES, min(self._rewrite_bytes, self.size // 2))
+            self._rewrite_bytes = max(
+                LEAST_REWRITE_BYTES, min(self._rewrite_bytes, (self.size + len(self._pending)) // 2)
+            )
             return False
+        self._advance(taken)
         self.problem = ""
         return True
 
+    def _advance(self, taken: int) -> None:
+        self.size += taken
+        del self._pending[:taken]
+
     def wants_rewrite(self, live_bytes: int) -> bool:
         """Return True if the file is mostly dead."""
-        return self.size > self._rewrite_bytes and self.size > 4 * live_bytes
+        size = self.size + len(self._pending)
+        return size > self._rewrite_bytes and size > 4 * live_bytes
 
     def rewrite(self, records: Iterable[bytes]) -> bool:
         """Replace the file by these records, made by `pack`.
