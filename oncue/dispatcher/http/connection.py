@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aiohttp import web
 from aiohttp.web_protocol import _ErrInfo
 
-from oncue.dispatcher.http.dense_input import DenseInput, is_dear
+from oncue.dispatcher.http.dense_input import DenseInput
 
 if TYPE_CHECKING:
     from aiohttp.web_server import Server
@@ -123,7 +123,7 @@ class Connection(web.RequestHandler):
         self.received += len(data)
         if data and self._is_refused:
             return
-        if data and (self._dense.holds(self) or is_dear(data)):
+        if data and self._dense.must_wait(self, data):
             self._dense.add(self, data)
             self._pause_transport_reading()
         else:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 SHORT = 64  # average bytes a line
 LEAST = 2_048  # bytes; fewer are parsed at once
-LARGE = 64 * 1024  # bytes of one read that wait in any case
+LARGE = 64 * 1024  # bytes of one read; a turn of the loop parses one such read at once
 LINES = 1_024  # in one turn
 PAUSE_S = 0.01  # until connections are asked again, if all are paused
 
@@ -39,6 +39,22 @@ class DenseInput:
         self._loop = loop
         self._waiting: dict[DenseConnection, deque[tuple[bytes, int]]] = {}  # (bytes, size of a piece)
         self._timer: asyncio.Handle | None = None
+        self._had_large = False  # in this turn of the loop
+
+    def must_wait(self, connection: DenseConnection, data: bytes) -> bool:
+        """Return True if bytes that were read are to wait for their turn."""
+        if connection in self._waiting or _is_dense(data):
+            return True
+        if len(data) < LARGE:
+            return False
+        if self._waiting or self._had_large:
+            return True
+        self._had_large = True
+        self._loop.call_soon(self._new_turn)
+        return False
+
+    def _new_turn(self) -> None:
+        self._had_large = False
 
     def holds(self, connection: DenseConnection) -> bool:
         """Return True if bytes of this connection wait. Later ones must wait, too."""
@@ -75,6 +91,6 @@ class DenseInput:
             )
 
 
-def is_dear(data: bytes) -> bool:
-    """Return True if there are many bytes, or many short lines, as tiny chunks have."""
-    return len(data) >= LARGE or (len(data) > LEAST and data.count(b"\n") * SHORT > len(data))
+def _is_dense(data: bytes) -> bool:
+    """Return True if these bytes have many short lines, as tiny chunks have."""
+    return len(data) > LEAST and data.count(b"\n") * SHORT > len(data)
