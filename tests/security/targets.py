@@ -22,6 +22,7 @@ from oncue.errors import OncueError
 from oncue.protocol import bridge, cloudevents, payload
 from oncue.protocol.cloudevents_http import events_from_http
 from oncue.protocol.codec import decode
+from oncue.protocol.exceptions import from_data
 from oncue.protocol.records import Control, DeadLetter, Event, Fence, Registry, Report, ResultFrame, TaskFrame
 from oncue.rules.matching.cel import compile_cel
 from oncue.rules.matching.template import split
@@ -131,6 +132,14 @@ def payloads(data: bytes) -> None:
     payload.needs_blob(data)
 
 
+def exceptions_of_others(data: bytes) -> None:
+    """What a client makes of a failure: it unpickles nothing of an endpoint without trust."""
+    loaded: list[bytes] = []
+    from_data(data, loaded.append, lambda: False)
+    if loaded:
+        raise AssertionError("a pickle was loaded")
+
+
 def function_body(data: bytes) -> None:
     functions.describe(data)
 
@@ -188,6 +197,7 @@ TARGETS: dict[str, Target] = {
         journal,
         stored_records,
         payloads,
+        exceptions_of_others,
         function_body,
         webhook,
         cel,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from oncue.endpoint.agent.journal import ENDED, IDENTITY, RECEIVED, pack
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
+from oncue.protocol.exceptions import to_data
 from oncue.protocol.records import Call, Ended, TaskFrame, TaskRecord
 from tests.security.targets import TARGETS, attempt
 
@@ -72,6 +73,11 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "stored_records": [encode(TaskFrame(1, CALL, 1, [TaskRecord(b"i" * 16, b"")])), b"\x91" * 5_000],
     "payloads": [b"\x00" + encode([1]), b"\x01" + b"\x80\x04.", b"\x91" * 5_000],
+    "exceptions_of_others": [
+        to_data(ExceptionGroup("g", [OSError(2, "x", "/y"), KeyError((1, {2: [3j]}))])),
+        to_data(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")),
+        b"\x91" * 5_000,
+    ],
     "function_body": [encode(["3.11", "f", b"", "", {}]), b"\x91" * 5_000],
     "webhook": [
         b"webhook-id: 1\nwebhook-timestamp: 1700000000\nwebhook-signature: v1,AAAA\ncontent-type: application/json\n\n{}",
