@@ -54,7 +54,7 @@ def test_a_provider_and_a_container_run_a_task_to_its_result(tmp_path: Path, bri
 
         end = bridge.ended[0]
         assert end.status == OK, end
-        assert unpack(end.value) == "frame: job 4711, 2 binds"
+        assert unpack(end.value) == "frame: job 4711, 3 binds"
     finally:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(30) == 0
