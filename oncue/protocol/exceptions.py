@@ -281,11 +281,18 @@ class _Reader:
         if not isinstance(made, BaseExceptionGroup):
             made.args = tuple(new if data.args is None else map(self.value, data.args))
         for name, value in data.attributes.items():
-            if not name.startswith("__") and hasattr(cls, name):  # another Python may lack it
+            if not name.startswith("__") and hasattr(cls, name) and self._may_set(name):  # another Python may lack it
                 with contextlib.suppress(AttributeError, TypeError, ValueError):
                     setattr(made, name, self.value(value))
         vars(made).update(state)
         return made
+
+    def _may_set(self, name: str) -> bool:
+        """Return False for an attribute by which an outsider would run code later.
+
+        To show an error with `name_from`, Python 3.12 imports the module that `name` names.
+        """
+        return name != "name_from" or self.trusted()
 
     def member(self, data: ExceptionData) -> BaseException:
         """Return an exception of a group or argument; a stand-in if its class is not here."""

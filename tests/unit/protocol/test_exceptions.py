@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,3 +318,17 @@ def test_an_outsider_sets_no_special_attribute() -> None:
 
     assert type(found) is ValueError
     assert not hasattr(found, "new")
+
+
+def test_an_outsiders_error_imports_nothing_when_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shown_by_outsider.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hints = {"name": "shown_by_outsider", "name_from": "x"}  # Python 3.12 looks there for names like x
+    data = ExceptionData("builtins", "ImportError", "", ["cannot import name"], attributes=hints)
+
+    found = from_data(msgspec.msgpack.encode(data), payload.unpack, lambda: False)
+
+    assert isinstance(found, ImportError)
+    traceback.format_exception(found)
+    assert found.name == "shown_by_outsider"
+    assert "shown_by_outsider" not in sys.modules
