@@ -13,7 +13,8 @@ event is held back for three times the usual interval, unless its name grows. A 
 meanwhile was not caused by it: the chain ends there, and its writer is trusted for a while.
 
 The number of the file in its chain is the extension `oncuedepth`. The rules refuse events beyond a
-limit (rules/batch_result.py). Chains are in memory only: after a restart they begin anew.
+limit (rules/batch_result.py). Chains are in memory only: after a restart they begin anew. Each
+owner has chains of their own, so that nobody's functions hold or stop the files of others.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Candidates(NamedTuple):
 
 
 class FileChains:
-    """Used in the event loop only."""
+    """Chains of the files of one owner's triggers. Used in the event loop only."""
 
     def __init__(self, runs: Runs) -> None:
         """`runs`: events -> the runs of the tasks that they caused."""
@@ -90,7 +91,7 @@ class FileChains:
 
     async def trace(self, events: Sequence[Event]) -> tuple[Sequence[Event], list[TracedFile]]:
         """Return the events with their depths, and what `stored` needs. May take a while."""
-        files = [_file(event) for event in events if event.type == FILE_EVENT and isinstance(event.data, dict)]
+        files = [_file(event) for event in events if _is_of_file(event)]
         if not files or len(files) < len(events) or LOOPS_ALLOWED in events[0].extensions:
             return events, []
         found = [self._candidates(file, alone=len(files) == 1) for file in files]
@@ -226,9 +227,17 @@ class FileChains:
             self._trusted[key] = time.monotonic() + TRUST_S
 
 
+def _is_of_file(event: Event) -> bool:
+    """Return True if a file trigger made the event.
+
+    Senders of webhooks choose type and data, but not the extensions that begin with oncue.
+    """
+    return event.type == FILE_EVENT and "oncuetimems" in event.extensions
+
+
 def _file(event: Event) -> TracedFile:
     data = event.data
-    written_us = int(str(event.extensions.get("oncuetimems", 0))) * 1_000
+    written_us = int(str(event.extensions["oncuetimems"])) * 1_000
     return TracedFile((event.source, event.id), str(data["trigger"]), data["path"], data["stem"], written_us, now_us())
 
 

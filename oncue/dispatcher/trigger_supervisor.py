@@ -105,6 +105,10 @@ class TriggerSupervisor:
         """Return the names of those that run here."""
         return {n for n in names if n in self._running}
 
+    def owner(self, name: str) -> str:
+        """Return the owner of a trigger that runs here; "" for others."""
+        return self._running[name].wanted.owner if name in self._running else ""
+
     async def initial_scan(self, names: Iterable[str], seconds: float) -> None:
         """Wait for the initial scans of these triggers, at most `seconds`.
 

@@ -57,7 +57,7 @@ class TriggerService:
         """
         self._context, self._deployed, self._ownership, self._peers = context, deployed, ownership, peers
         self._events, self._sync_registry = events, sync_registry
-        self._chains = FileChains(context.view.runs)
+        self._chains: dict[str, FileChains] = {}  # of each owner
         self._supervisor = TriggerSupervisor(self._emit, folder, self._replicated_state)
         self._deploying: set[str] = set()  # labels of deploys that this server has not answered yet
         self._started = False
@@ -86,9 +86,18 @@ class TriggerService:
             self._supervisor.on_deployed([n for n, w in here.items() if w.label not in self._deploying])
 
     async def _emit(self, events: Sequence[Event]) -> None:
-        traced, files = await self._chains.trace(events)
+        trigger = str(events[0].extensions.get("oncuetrigger", "")) if events else ""
+        chains = self._chains_of(trigger)
+        traced, files = await chains.trace(events)
         await self._events.append(traced)
-        self._chains.stored(files)
+        chains.stored(files)
+
+    def _chains_of(self, trigger: str) -> FileChains:
+        """Return the chains of the trigger's owner."""
+        owner = self._supervisor.owner(trigger)
+        if owner not in self._chains:
+            self._chains[owner] = FileChains(self._context.view.runs)
+        return self._chains[owner]
 
     def _replicated_state(self, name: str) -> LogReplicatedState | None:
         return LogReplicatedState(self._context.log, name) if self._context.log.shared else None
@@ -166,7 +175,7 @@ class TriggerService:
         return [
             msgspec.structs.replace(info, detail="; ".join(filter(None, (info.detail, note)))) if note else info
             for info in self._supervisor.infos()
-            for note in (self._chains.note(info.name),)
+            for note in (self._chains_of(info.name).note(info.name),)
         ]
 
     def not_running(self) -> list[r.TriggerInfo]:

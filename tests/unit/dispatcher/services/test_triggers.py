@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oncue.clocks.process import now_us
 from oncue.dispatcher.services import triggers as module
 from oncue.errors import NotFound, NotReady, TriggerFailed
 from oncue.protocol import api as r
+from oncue.protocol.records import Event
 from oncue.protocol.topics import EVENTS
+from oncue.view import TaskRun
 from tests.unit.dispatcher.services.rule_site import RuleSite, rule_file, with_rules
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB
 
@@ -150,5 +154,42 @@ def test_a_webhook_that_another_server_deployed_just_now_is_found(tmp_path: Path
         assert status in (200, 202)
         assert rules.synced == 1
         await asyncio.sleep(0)
+
+    with_rules(tmp_path, work)
+
+
+@pytest.mark.parametrize("data", [{"n": 1}, {"trigger": "detector", "path": [1], "stem": 2}, None])
+def test_a_webhook_takes_events_that_name_themselves_files(tmp_path: Path, data: Any) -> None:
+    async def work(rules: RuleSite) -> None:
+        await deploy(rules, HOOK)
+        event = {"specversion": "1.0", "id": "1", "source": "s", "type": "oncue.file.ready", "data": data}
+        event["oncuetimems"] = "5"
+        headers = {"content-type": "application/cloudevents+json"}
+        status, _, _ = await rules.triggers.receive("hook", headers, json.dumps(event).encode())
+        assert status == 202
+        assert "oncuedepth" not in (await rules.events.get(ADA, 0)).event
+
+    with_rules(tmp_path, work)
+
+
+def test_files_of_one_owner_are_in_no_chain_of_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ready(trigger: str, name: str) -> Event:
+        data = {"trigger": trigger, "path": f"/{trigger}/{name}", "stem": name}
+        marks: dict[str, str | int | bool] = {"oncuetrigger": trigger, "oncuetimems": str(now_us() // 1_000 + 1)}
+        return Event(id=name, source=trigger, type="oncue.file.ready", data=data, extensions=marks)
+
+    async def work(rules: RuleSite) -> None:
+        async def all_run(events: Any) -> dict[Any, list[TaskRun]]:
+            return {event: [TaskRun(1, 0)] for event in events}
+
+        monkeypatch.setattr(rules.context.view, "runs", all_run)
+        await deploy(rules, FILES)
+        others = rule_file(FILES.replace("detector", "camera"), "other", path=str(rules.site.folder / "rules.yaml"))
+        await rules.deployments.deploy(BOB, r.DeployRequest(files=[others]))
+        for n in range(4):  # each file's task seems to write the next one
+            await rules.triggers._emit([ready("detector", "a" + n * "_b")])
+        await rules.triggers._emit([ready("camera", "a_b_b_b_c")])
+        depths = [(await rules.events.get(ADMIN, n)).event.get("oncuedepth") for n in range(5)]
+        assert depths == [None, "1", "2", "3", None]
 
     with_rules(tmp_path, work)
