@@ -60,6 +60,7 @@ class WebhookTrigger(HttpTrigger):
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
         self._activity = ActivityLog()
         self._verification = read_verify(options.verify, self._place)
+        self._by_body_alone = options.identity == "body" and self._verification.signs_body_only
 
     @classmethod
     def check_rights(cls, options: Any, rights: Rights) -> None:
@@ -140,6 +141,8 @@ class WebhookTrigger(HttpTrigger):
                 limit_bytes=EVENT_BYTES,
             )
         self._verify(headers, body)
+        if self._by_body_alone:  # who sends a request again may add the headers of another event
+            headers = {name: value for name, value in headers.items() if not name.startswith("ce-")}
         events = events_from_http(headers, body)
         if events is not None:
             return [self._marked(event) for event in events]
@@ -175,7 +178,7 @@ class WebhookTrigger(HttpTrigger):
     def _id(self, headers: Mapping[str, str], body: bytes, data: Any) -> str:
         by_body = self._options.identity == "body"
         # GitHub signs the body alone: who sends a request again may choose another delivery id.
-        if by_body and self._verification.signs_body_only:
+        if self._by_body_alone:
             return hashlib.blake2b(body, digest_size=16).hexdigest()
         for name in (self._options.id_header.lower(), *_ID_HEADERS):
             if headers.get(name):

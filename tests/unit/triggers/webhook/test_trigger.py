@@ -284,6 +284,16 @@ def test_a_replay_of_github_with_another_delivery_id_is_the_same_event_by_body()
         assert len({event.id for event in hook.events}) == events
 
 
+def test_a_replay_with_the_headers_of_a_cloudevent_is_the_same_event_by_body() -> None:
+    body = b'{"action": "published"}'
+    signed = {"x-hub-signature-256": "sha256=" + hmac.new(b"s", body, "sha256").hexdigest()}
+    hook = Hook({"verify": {"github": "s"}, "identity": "body"})
+    hook.post(body, signed)
+    forged = {"ce-specversion": "1.0", "ce-id": "2", "ce-source": "/other", "ce-type": "org.example.paid"}
+    hook.post(body, signed | forged)
+    assert len({(event.source, event.id, event.type) for event in hook.events}) == 1
+
+
 def test_without_a_name_each_request_is_an_event_and_with_identity_body_each_body() -> None:
     hook = unsigned()
     hook.post(b"x")
