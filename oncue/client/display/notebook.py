@@ -19,7 +19,8 @@ from oncue.client.batch import Batch
 from oncue.client.session import Session
 from oncue.errors import OncueError
 from oncue.protocol.api import EndpointInfo, TaskInfo
-from oncue.protocol.records import Ended
+from oncue.protocol.codec import DECODE_ERRORS
+from oncue.protocol.records import STATUS_NAMES, Ended, Failure
 from oncue.task_lifecycle import CLOSED_AS
 
 ROWS = 20  # of a list
@@ -38,7 +39,6 @@ class Handle(Protocol):
     @property
     def name(self) -> str: ...
     def _ended(self) -> Ended | None: ...
-    def _error(self, ended: Ended) -> BaseException: ...
 
 
 def client_table(session: Session) -> str:
@@ -147,7 +147,7 @@ def _task_row(task: Handle, info: TaskInfo | None) -> tuple[object, ...]:
     if task._batch.error is not None:
         why = task._batch.error.message
     elif ended is not None and ended.status:
-        why = str(task._error(ended)).splitlines()[0]
+        why = _failure(ended)
     took = "" if ended is None else _seconds(ended.ended_us - ended.started_us if ended.started_us else 0)
     endpoint = task._batch.options.endpoint if task._batch.pid else ""
     return _link(session, task.id), task.name, endpoint, _state(task), took, why
@@ -158,6 +158,16 @@ def _info_row(session: Session, info: TaskInfo) -> tuple[object, ...]:
     took = _seconds(until_us - info.started_us) if info.started_us else ""
     why = info.why or (info.error.line if info.error else "")
     return _link(session, info.id), info.name, info.endpoint, info.state, took, why
+
+
+def _failure(ended: Ended) -> str:
+    """Return why a task failed, from its record: to make the exception may run code."""
+    try:
+        found = msgspec.msgpack.decode(ended.value, type=Failure)
+    except DECODE_ERRORS:
+        return STATUS_NAMES[ended.status]
+    kind = found.type or STATUS_NAMES[ended.status]
+    return f"{kind}: {found.message.strip().splitlines()[0]}" if found.message.strip() else kind
 
 
 def _seconds(us: int) -> str:

@@ -38,3 +38,15 @@ def test_a_client_without_a_server_says_why(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_list_of_pages_asks_nothing() -> None:
     assert "list(...)" in repr(Client(URL, "t").tasks.list())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("", "ValueError"), ("\n", "ValueError"), ("\nno <b>\nx", "ValueError: no &lt;b&gt;")]
+)
+def test_a_table_of_tasks_shows_failures_of_any_text(client: Client, text: str, why: str) -> None:
+    def refuse(n: int) -> None:
+        raise ValueError(text)
+
+    tasks = client.map(refuse, [1])
+    tasks[0].wait(10)
+    assert f"<td>{why}</td>" in tasks._repr_html_()
