@@ -8,6 +8,8 @@ from typing import Any
 
 from oncue.protocol.records import NAME_CHARS
 
+BODY_IDS = ("stripe", "slack")  # whose ids are in the body, which is signed
+
 
 def sent_type(method: str, headers: Mapping[str, str], data: Any) -> str:
     """Return the type of an event, after the sender's name for it; "": it gives none.

@@ -36,7 +36,7 @@ from oncue.triggers.base import Decision, HookAnswer, HttpTrigger, Rights, Statu
 from oncue.triggers.webhook import signatures
 from oncue.triggers.webhook.body import read_body
 from oncue.triggers.webhook.options import REFERENCE, WebhookOptions, read_verify
-from oncue.triggers.webhook.senders import sent_id, sent_type, slack_challenge
+from oncue.triggers.webhook.senders import BODY_IDS, sent_id, sent_type, slack_challenge
 
 CHECK_S = 5.0  # between looks at the secrets; requests look by themselves
 LARGE_BYTES = 16 * 1024  # of a body that is read beside the event loop
@@ -141,7 +141,8 @@ class WebhookTrigger(HttpTrigger):
                 limit_bytes=EVENT_BYTES,
             )
         self._verify(headers, body)
-        if self._by_body_alone:  # who sends a request again may add the headers of another event
+        # Who sends a request again may add the headers of another event.
+        if self._by_body_alone or self._verification.method in BODY_IDS:
             headers = {name: value for name, value in headers.items() if not name.startswith("ce-")}
         events = events_from_http(headers, body)
         if events is not None:
@@ -180,12 +181,13 @@ class WebhookTrigger(HttpTrigger):
         # GitHub signs the body alone: who sends a request again may choose another delivery id.
         if self._by_body_alone:
             return hashlib.blake2b(body, digest_size=16).hexdigest()
-        for name in (self._options.id_header.lower(), *_ID_HEADERS):
+        method = self._verification.method
+        for name in (self._options.id_header.lower(), *(() if method in BODY_IDS else _ID_HEADERS)):
             if headers.get(name):
                 return headers[name]
         if by_body:
             return hashlib.blake2b(body, digest_size=16).hexdigest()
-        return sent_id(self._verification.method, headers, body, data) or ids.new_uuid7().hex()
+        return sent_id(method, headers, body, data) or ids.new_uuid7().hex()
 
     # ------------------------------------------------------------ secrets
 

@@ -138,6 +138,22 @@ def test_an_event_of_stripe_sent_again_is_the_same() -> None:
 # ---------------------------------------------------------------- GitHub and GitLab
 
 
+@pytest.mark.parametrize("method", ["stripe", "slack"])
+def test_a_replay_with_other_headers_is_the_same_event(method: str) -> None:
+    body = b'{"type": "event_callback", "id": "evt_1", "event_id": "Ev1"}'
+    stamp = str(int(time.time()))
+    stripe = {"stripe-signature": f"t={stamp},v1={hex_of('s', f'{stamp}.'.encode() + body)}"}
+    signed = (stripe if method == "stripe" else slack_headers("s", body)) | {"content-type": "application/json"}
+    hook = Hook({"verify": {method: "s"}})
+    for more in (
+        {},
+        {"idempotency-key": "2"},
+        {"ce-specversion": "1.0", "ce-id": "3", "ce-source": "s", "ce-type": "t"},
+    ):
+        hook.post(body, signed | more)
+    assert len({(event.source, event.id, event.type) for event in hook.events}) == 1
+
+
 def test_githubs_form_is_unpacked() -> None:
     hook = Hook({"verify": {"github": "s"}})
     payload = json.dumps({"ref": "refs/heads/main", "message": "a+b & ü"})
