@@ -24,6 +24,7 @@ from oncue.protocol import api as r
 log = logging.getLogger("oncue.across")
 FORWARDED = "Oncue-Handed-On"
 ANSWER_S, CONNECT_S = 2.0, 1.0
+BACKFILL_S = 55.0  # longest wait for a backfill; clients wait 60 s for an answer
 PAUSE_S = 3.0  # after a failure
 LIVE = ("state", "since_us", "workers", "busy", "queued", "host", "agent_version", "python", "why")
 
@@ -114,16 +115,21 @@ class PeerClient:
     async def trigger_file(self, url: str, name: str, path: str, bearer: str) -> r.TriggerFile | None:
         """Return what a trigger of the peer did with a file."""
         target = f"/v1/triggers/{quote(name, safe='')}/file?path={quote(path, safe='')}"
-        return await self._request(url, bearer, "GET", target, r.TriggerFile)
+        return await self._request(url, bearer, "GET", target, r.TriggerFile, patient_s=ANSWER_S)
 
     async def backfill(self, url: str, name: str, request: r.BackfillRequest, bearer: str) -> r.Backfilled | None:
         """Let old files fire of a trigger that the peer runs."""
         target = f"/v1/triggers/{quote(name, safe='')}/backfill"
-        return await self._request(url, bearer, "POST", target, r.Backfilled, request)
+        return await self._request(url, bearer, "POST", target, r.Backfilled, request, patient_s=BACKFILL_S)
 
     async def _request(
-        self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None
+        self, url: str, bearer: str, method: str, path: str, kind: type[T], body: Any = None, patient_s: float = 0.0
     ) -> T | None:
+        """Return the peer's answer, or None.
+
+        `patient_s`: longest wait where the answer takes as long as a user's folder does. If it
+        takes longer, others ask the peer as before.
+        """
         if not url or not bearer or self._paused_until.get(url, 0.0) > time.monotonic():
             return None
         headers = {"Authorization": bearer, FORWARDED: "1"}
@@ -131,12 +137,16 @@ class PeerClient:
         if body is not None:
             data, headers["Content-Type"] = msgspec.json.encode(body), "application/json"
         if self._session is None:
-            limits = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
-            self._session = aiohttp.ClientSession(timeout=limits, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         try:
             # No redirects: the caller's token goes only to the address that the peer has claimed.
             async with self._session.request(
-                method, url + path, data=data, headers=headers, allow_redirects=False
+                method,
+                url + path,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=patient_s or ANSWER_S, sock_connect=CONNECT_S),
             ) as answer:
                 # The server runs, but may not have read the token's record yet.
                 if answer.status not in (200, 202):
@@ -144,7 +154,8 @@ class PeerClient:
                     return None
                 return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as e:
-            self._paused_until[url] = time.monotonic() + PAUSE_S
+            if not (patient_s and type(e) is TimeoutError):
+                self._paused_until[url] = time.monotonic() + PAUSE_S
             log.warning("the server %s, which owns what was requested, gave no answer: %s", url, e or type(e).__name__)
             return None
 

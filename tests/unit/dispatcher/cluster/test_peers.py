@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
 from aiohttp import web
 
 from oncue.dispatcher.cluster import peers
@@ -125,6 +126,25 @@ def test_after_a_timeout_the_peer_is_not_asked_for_a_moment() -> None:
         assert await client.cancel_waiting(url, IDS, BEARER) == []
         assert len(peer.requests) == 1
         released.set()
+
+    with_peer(work)
+
+
+def test_a_long_backfill_is_waited_for_and_delays_nobody_elses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(peer: FakePeer, url: str, client: PeerClient) -> None:
+        async def slow() -> web.Response:
+            await asyncio.sleep(0.6)
+            return web.json_response({"trigger": "frames", "dry_run": False, "files": 3})
+
+        peer.answer = slow
+        monkeypatch.setattr(peers, "ANSWER_S", 0.2)
+        done = await client.backfill(url, "frames", r.BackfillRequest(), BEARER)
+        assert done is not None
+        assert done.files == 3
+        assert await client.trigger_file(url, "frames", "a.h5", BEARER) is None
+        monkeypatch.setattr(peers, "ANSWER_S", 20.0)
+        peer.answer, peer.body = peer.ok, {"state": "waiting", "attempt": 1, "why": "no free worker"}
+        assert (await client.task(url, TASK, BEARER)).why == "no free worker"
 
     with_peer(work)
 
