@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 )
 _PLAIN = re.compile(r'\w(?:[^\s"]|"(?:[^"\\]|\\.)*")*')  # as a path was always written
 _BARE = re.compile(r"\w[\w.-]*")
-_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*(\(.*\))?\s*", re.DOTALL)
+_CALL = re.compile(r"([A-Za-z_]\w*)\s*(\(.*\))?", re.DOTALL)  # of a stripped text: linear in its length
 _LEVELS = (("+", "-"), ("*", "/", "//", "%"))
 
 Render = Callable[[Any], Any]  # source -> value, or NoValue
@@ -206,7 +206,7 @@ def _simple(text: str) -> Expression | None:
         return None
     if len(filters) > MAX_PARTS:
         raise ValueError(f"an expression has at most {MAX_PARTS} filters and operators")
-    calls = [_CALL.fullmatch(part) for part in filters]
+    calls = [_CALL.fullmatch(part.strip()) for part in filters]
     if not all(calls):
         return None
     found: Expression = Path(first.strip())

@@ -30,6 +30,7 @@ from oncue.rules.matching.fields import MISSING, getter
 from oncue.rules.matching.filters import NoValue, as_text
 from oncue.rules.yaml_document import Node, Problems
 
+MOST_UNCLOSED = 16  # references of a text whose quotes are not closed
 Render = Callable[[Any], Any]  # of an Event; in a stateful rule of EventRows (event_rows.py)
 
 
@@ -126,14 +127,15 @@ def split(text: str) -> list[str | tuple[str]]:
     Raises ValueError: a `${` is not closed.
     """
     pieces: list[str | tuple[str]] = []
-    literal, at = "", 0
+    literal, at, unclosed = "", 0, 0
     while (start := text.find("${", at)) >= 0:
         if start > at and text[start - 1] == "$":
             literal += text[at : start - 1] + "${"
             at = start + 2
             continue
-        end = _end_of(text, start)
-        if end < 0:
+        end, is_unclosed = _end_of(text, start)
+        unclosed += is_unclosed
+        if end < 0 or unclosed > MOST_UNCLOSED:
             raise ValueError(f"`${{` is not closed in {text!r}; write $${{ for the characters themselves")
         literal += text[at:start]
         if literal:
@@ -145,17 +147,18 @@ def split(text: str) -> list[str | tuple[str]]:
     return [*pieces, literal] if literal or not pieces else pieces
 
 
-def _end_of(text: str, start: int) -> int:
+def _end_of(text: str, start: int) -> tuple[int, bool]:
     """Return the position of the } that closes a ${; -1: there is none.
 
-    A } in the quotes of an argument, such as a pattern with {2}, does not close it.
+    A } in the quotes of an argument, such as a pattern with {2}, does not close it. True if such
+    quotes are not closed: MAX_CHARS were searched in vain.
     """
     end = text.find("}", start)
     if not {"'", '"'} & set(text[start:end]):
-        return end
+        return end, False
     inside = outside_quotes(text[start : start + MAX_CHARS], 2)
     quoted = next((at for at, char in inside if char == "}"), -1)
-    return start + quoted if quoted >= 0 else end
+    return (start + quoted, False) if quoted >= 0 else (end, True)
 
 
 def whole(event: Event) -> dict[str, Any]:

@@ -31,7 +31,10 @@ def numbered(before: str, item: str, after: str = "") -> str:
     return before + "".join(out) + after
 
 
+ARGS = "rules: [{name: a, on: {type: x}, run: {function: f, args: {x: "
 HOSTILE = {
+    "spaces after a filter": filled(ARGS + "'${data.x | int", " ", "!}'}}}]"),
+    "quotes of arguments that are not closed": filled(ARGS + "'", '${(\\"}', "'}}}]"),
     "a list of empty mappings": filled("", "- {}\n"),
     "empty rules": filled("rules:\n", "- {}\n"),
     "empty triggers": filled("triggers:\n", "- {}\n"),
