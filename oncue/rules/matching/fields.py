@@ -27,11 +27,14 @@ MISSING: Any = _Missing()
 Get = Callable[[Event], Any]
 ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema")
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."\s]+)')
+MAX_CHARS = 10_000  # of a path: thousands are kept
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 
 
 def parse_path(path: str) -> tuple[str, ...]:
     """Return the parts of a path. Raises ValueError, with the nearest known word."""
+    if len(path) > MAX_CHARS:
+        raise ValueError(f"the path {path[:40]!r}... has {len(path):,} characters; at most {MAX_CHARS:,}")
     parts, at = [], 0
     while at <= len(path):
         match = _PART.match(path, at)

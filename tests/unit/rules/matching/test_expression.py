@@ -12,6 +12,7 @@ import pytest
 from oncue.errors import Invalid, RuleFileError
 from oncue.protocol.records import Event
 from oncue.rules.active_rules import packed_arguments
+from oncue.rules.matching.fields import parse_path
 from oncue.rules.parsing.rule_file import Rule, parse
 from oncue.rules.rule_cost import rule_s
 
@@ -222,3 +223,9 @@ def test_the_bound_of_the_cost_covers_what_it_takes(template: str, text: str) ->
             found.runs[0].args.render(Event(id="1", source="/s", type="t", data={"t": text}))
         least_s = min(least_s, time.thread_time() - start)
     assert least_s < bound_s
+
+
+def test_a_path_has_a_bounded_length() -> None:
+    assert parse_path("data." + "a" * 9_000) == ("data", "a" * 9_000)
+    with pytest.raises(ValueError, match="has 10,005 characters; at most 10,000"):
+        parse_path("data." + "a" * 10_000)
