@@ -44,6 +44,7 @@ SLACK_US = 300_000  # difference of clocks, and of a file's time to its task's
 SEPARATORS, MOST_SEPARATORS = "-_. ", 16  # in stems
 NOTE_US = 3_600_000_000
 TICK_US = 10_000  # the kernel's file times lag by so much
+AT_ONCE = 64  # files of a batch that are looked at in one go
 MOST_CONTAINED = 3  # names that are part of one
 LATELY_US = 200_000
 NOT_YET_S = 0.05  # the view may not have the task yet
@@ -94,7 +95,11 @@ class FileChains:
         files = [_file(event) for event in events if _is_of_file(event)]
         if not files or len(files) < len(events) or LOOPS_ALLOWED in events[0].extensions:
             return events, []
-        found = [self._candidates(file, alone=len(files) == 1) for file in files]
+        found: list[Candidates] = []
+        for n, file in enumerate(files):
+            if n % AT_ONCE == AT_ONCE - 1:  # long names take up to 0.3 ms each
+                await asyncio.sleep(0)
+            found.append(self._candidates(file, alone=len(files) == 1))
         runs = await self._runs_of({c.key: c for some in found for c in _each(some) if c.stored_us})
         hold_s = 0.0
         for file, candidates in zip(files, found, strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oncue.clocks.process import now_us
+from oncue.dispatcher.file_chains import FileChains
 from oncue.dispatcher.services import triggers as module
 from oncue.errors import NotFound, NotReady, TriggerFailed
 from oncue.protocol import api as r
@@ -193,3 +194,26 @@ def test_files_of_one_owner_are_in_no_chain_of_anothers(tmp_path: Path, monkeypa
         assert depths == [None, "1", "2", "3", None]
 
     with_rules(tmp_path, work)
+
+
+def test_a_large_batch_of_files_lets_others_have_their_turn() -> None:
+    async def work() -> None:
+        async def none(events: Any) -> dict[Any, list[TaskRun]]:
+            return {}
+
+        data = {"trigger": "detector", "path": "/a", "stem": "a" * 250}
+        event = Event(id="1", source="s", type="oncue.file.ready", data=data, extensions={"oncuetimems": "1"})
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        await FileChains(none).trace([event] * 1_000)
+        beside.cancel()
+        assert turns > 10
+
+    asyncio.run(work())
