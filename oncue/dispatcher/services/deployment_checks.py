@@ -25,6 +25,7 @@ MOST_FILES, MOST_BYTES = 1_000, 16 * 1024 * 1024  # of one request
 PATH_CHARS = 4_096
 # Of one owner who is no admin; each file trigger has a thread and an inotify instance.
 RULE_FILES, RULES, TRIGGERS, FILE_TRIGGERS = 10_000, 30_000, 10_000, 32
+PROGRAM = 8_000_000  # instructions of globs and regular expressions: 100 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ _COUNTED: tuple[tuple[str, Callable[[RuleSet], int], int], ...] = (
     ("rules", lambda found: len(found.rules), RULES),
     ("triggers", lambda found: len(found.triggers), TRIGGERS),
     ("file triggers", lambda found: sum(t.kind == "file" for t in found.triggers), FILE_TRIGGERS),
+    ("instructions of globs and regular expressions", lambda found: found.program_size, PROGRAM),
 )
 
 

@@ -23,7 +23,7 @@ from oncue.globs import glob_regex
 from oncue.protocol.records import Event
 from oncue.quantities import size_bytes
 from oncue.rules.matching.fields import MISSING, Get
-from oncue.rules.matching.regex import compile_regex
+from oncue.rules.matching.regex import compile_regex, measured
 
 SHOWN_CHARS = 200
 Check = Callable[[Any], bool]
@@ -194,7 +194,7 @@ def glob(pattern: str) -> TextTest:
     if (plain := _plain_glob(pattern)) is not None:
         return TextTest(plain, 0)
     prefix, suffix = literal_prefix(pattern), literal_suffix(pattern)
-    expression = compiled_glob(pattern)
+    expression = measured(lambda: compiled_glob(pattern))
     fullmatch = expression.fullmatch
 
     def check(value: Any) -> bool:

@@ -18,6 +18,7 @@ from oncue.errors import Invalid, RuleFileError
 from oncue.protocol.records import MAX_RETRIES, StoredRetryPolicy
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
+from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
 from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
@@ -107,6 +108,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     text: str
     triggers: tuple[TriggerSpec, ...]
     rules: tuple[Rule, ...]
+    program_size: int = 0  # instructions of its globs and regular expressions
 
     @property
     def functions(self) -> list[str]:
@@ -139,8 +141,8 @@ def parse(
     `triggers`: names of triggers in other files that `on` may use (None: any).
     `stored`: the text is in force, maybe since an older version: limits of cost do not hold.
     """
-    with Problems(file, limited=not stored) as problems:
-        return _rule_set(text, read(text, problems), kinds, triggers, problems)
+    with Problems(file, limited=not stored) as problems, metered(0 if stored else MOST_PROGRAM) as meter:
+        return _rule_set(text, read(text, problems), kinds, triggers, problems, meter)
 
 
 def parse_together(
@@ -161,12 +163,19 @@ def parse_together(
             if root is not None and isinstance(root.value, dict):
                 names |= _trigger_names(root)
         usable = None if triggers is None else names
-        return [_rule_set(text, root, kinds, usable, problems) for text, root, problems in roots]
+        meter = stack.enter_context(metered(MOST_PROGRAM))
+        return [_rule_set(text, root, kinds, usable, problems, meter) for text, root, problems in roots]
 
 
 def _rule_set(
-    text: str | bytes, root: Node | None, kinds: Kinds | None, triggers: Collection[str] | None, problems: Problems
+    text: str | bytes,
+    root: Node | None,
+    kinds: Kinds | None,
+    triggers: Collection[str] | None,
+    problems: Problems,
+    meter: ProgramMeter,
 ) -> RuleSet:
+    before = meter.used
     specs: list[TriggerSpec] = []
     if root is not None:
         if isinstance(root.value, dict):
@@ -183,7 +192,7 @@ def _rule_set(
             problems.add(root, f"a rule file is a mapping of `triggers:` and `rules:`, not {root.kind()}")
     problems.check()
     plain = text if isinstance(text, str) else text.decode("utf-8-sig")
-    return RuleSet(problems.file, plain, tuple(specs), tuple(problems.made))
+    return RuleSet(problems.file, plain, tuple(specs), tuple(problems.made), meter.used - before)
 
 
 def rule_of(node: Node) -> Rule:

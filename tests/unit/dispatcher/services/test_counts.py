@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncue.dispatcher.services import functions, tokens
-from oncue.dispatcher.services.deployment_checks import RULE_FILES, RULES, TRIGGERS, check_counts
+from oncue.dispatcher.services.deployment_checks import PROGRAM, RULE_FILES, RULES, TRIGGERS, check_counts
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.errors import Conflict
@@ -17,8 +17,9 @@ from oncue.protocol import api as r
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, function_request, with_site
 
 
-def rule_set(rules: int = 0, triggers: int = 0) -> Any:
-    return SimpleNamespace(rules=[None] * rules, triggers=[SimpleNamespace(kind="webhook")] * triggers)
+def rule_set(rules: int = 0, triggers: int = 0, program_size: int = 0) -> Any:
+    kinds = [SimpleNamespace(kind="webhook")] * triggers
+    return SimpleNamespace(rules=[None] * rules, triggers=kinds, program_size=program_size)
 
 
 def deployed(files: dict[str, Any]) -> Any:
@@ -32,6 +33,7 @@ def deployed(files: dict[str, Any]) -> Any:
         ([rule_set()] * RULE_FILES, rule_set(), "rule files"),
         ([rule_set(RULES - 1), rule_set(1)], rule_set(1), "rules"),
         ([rule_set(0, TRIGGERS - 1)], rule_set(0, 2), "triggers"),
+        ([rule_set(program_size=PROGRAM)], rule_set(program_size=1), "instructions of globs and regular expressions"),
     ],
 )
 def test_what_a_person_has_in_force_is_bounded(had: list[Any], added: Any, what: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from oncue.errors import RuleFileError
 from oncue.rules import yaml_document
-from oncue.rules.parsing.rule_file import RuleSet, parse
+from oncue.rules.parsing.rule_file import RuleSet, parse, parse_together
 from oncue.rules.yaml_document import MANY, MAX_BYTES, SHOWN, SLOW_BYTES, Node, Problems
 from oncue.triggers.catalog import OptionStructs
 
@@ -66,6 +66,9 @@ HOSTILE = {
     "many conditions": filled(RULE + "match: {any: [", "{data.a: 1},", "]}}]"),
     "many globs": numbered(RULE + "match: {data.a: {any: [", "{glob: '[#]{a,b}'},", "]}}}]"),
     "many regexes": numbered(RULE + "match: {data.a: {any: [", "{regex: 'a{1,99}#'},", "]}}}]"),
+    "large regexes of many rules": numbered(
+        "rules:\n", "- {name: r#, on: {type: x}, match: {data.a: {regex: '\\pL{40}#'}}, run: {function: f}}\n"
+    ),
     "many conditions in CEL": numbered("rules:\n", "- {name: r#, on: {type: x}, run: {function: f}, when: data.a > #}\n"),
     "arguments": filled(RULE.replace("f}", "f, args: [") , '"${data.a}",', "]}}]"),
     "filters": filled(RULE.replace("f}", 'f, args: ["${data.a'), "|stem", '}"]}}]'),
@@ -149,3 +152,10 @@ def test_unicode_line_breaks_are_text_as_before() -> None:
     assert found.rules[0].on == {"type": "x\u2028y"}
     with pytest.raises(RuleFileError, match=r"the line break .u2028 in a file over 65,536 bytes"):
         parse(HOSTILE["Unicode line breaks"], "r.yaml")
+
+
+def test_the_globs_and_regexes_of_a_request_are_bounded_together() -> None:
+    text = "rules: [{name: #, on: {type: '[ab]*c'}, match: {data.a: {regex: '\\pL{40}'}}, run: {function: f}}]"
+    with pytest.raises(RuleFileError, match="have over 4,000,000 instructions together"):
+        parse_together([(text.replace("#", f"r{n}"), f"{n}.yaml") for n in range(120)], OptionStructs(), ())
+    assert parse(text.replace("#", "r"), "r.yaml", OptionStructs()).program_size > 40_000
