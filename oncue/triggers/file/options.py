@@ -18,6 +18,7 @@ from oncue.quantities import duration_ms
 from oncue.triggers.file.selection import IGNORED, Selection
 from oncue.triggers.file.watch.base import CLOSED, RENAMED
 
+MAX_IGNORE_CHARS = 16_384  # of all globs of `ignore`: 50 ms to compile
 _BITS = {"close_write": CLOSED, "rename": RENAMED}
 
 
@@ -117,6 +118,11 @@ def read_options(name: str, options: FileOptions) -> FileSpec:
         raise Invalid(
             f"{place}glob: {options.glob!r} never matches: no path of a file looks like that",
             remedy='leave it out for all files, or write glob: "**/*.h5"',
+        )
+    if sum(map(len, options.ignore)) > MAX_IGNORE_CHARS:
+        raise Invalid(
+            f"{place}ignore: the globs have over {MAX_IGNORE_CHARS:,} characters together",
+            remedy='write fewer of them, as in "raw_{a,b,c}_*", or let the files come to another folder',
         )
     for glob in options.ignore:
         _check_relative(place + "ignore", glob, options.path)

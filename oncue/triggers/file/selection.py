@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 
 import msgspec
@@ -72,38 +73,44 @@ class Selection(msgspec.Struct, frozen=True, array_like=True):
 
     def compile(self) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
         """Compile the globs to (matches(folder, name), enter(folder)). Raises Invalid."""
-        glob = _nfc(self.glob) if self.any_form else self.glob
-        ignore = tuple(map(_nfc, self.ignore)) if self.any_form else self.ignore
-        depth = max_depth(glob)
-        if glob in EVERYTHING:
-            by_name, by_path = None, None
-        elif glob.startswith("**/*") and _plain(glob[4:]):
-            by_name, by_path = _one([glob[3:]], self.any_case), None
-        else:
-            by_name, by_path = None, _one([glob], self.any_case)
-        names = _one([i for i in ignore if "/" not in i], self.any_case or self.ignore == IGNORED)
-        paths = _one([i for i in ignore if "/" in i], self.any_case)
-        any_form = self.any_form
+        return _compile(self)
 
-        def matches(folder: str, name: str) -> bool:
-            if any_form:
-                folder, name = _nfc(folder), _nfc(name)
-            if names(name) or (by_name is not None and not by_name(name)):
-                return False
-            if by_path is None and paths is _nothing:
-                return True
-            path = f"{folder}/{name}" if folder else name
-            return (by_path is None or by_path(path)) and not paths(path)
 
-        def enter(folder: str) -> bool:
-            if depth is not None and folder.count("/") + 2 > depth:
-                return False
-            parts = (_nfc(folder) if any_form else folder).split("/")
-            if any(names(part) for part in parts):
-                return False
-            return not any(paths("/".join(parts[: i + 1])) for i in range(len(parts)))
+@lru_cache(maxsize=1_024)  # the triggers in force are read again with each deploy of anybody
+def _compile(selection: Selection) -> tuple[Callable[[str, str], bool], Callable[[str], bool]]:
+    """Compile the globs: see Selection.compile."""
+    glob = _nfc(selection.glob) if selection.any_form else selection.glob
+    ignore = tuple(map(_nfc, selection.ignore)) if selection.any_form else selection.ignore
+    depth = max_depth(glob)
+    if glob in EVERYTHING:
+        by_name, by_path = None, None
+    elif glob.startswith("**/*") and _plain(glob[4:]):
+        by_name, by_path = _one([glob[3:]], selection.any_case), None
+    else:
+        by_name, by_path = None, _one([glob], selection.any_case)
+    names = _one([i for i in ignore if "/" not in i], selection.any_case or selection.ignore == IGNORED)
+    paths = _one([i for i in ignore if "/" in i], selection.any_case)
+    any_form = selection.any_form
 
-        return matches, enter
+    def matches(folder: str, name: str) -> bool:
+        if any_form:
+            folder, name = _nfc(folder), _nfc(name)
+        if names(name) or (by_name is not None and not by_name(name)):
+            return False
+        if by_path is None and paths is _nothing:
+            return True
+        path = f"{folder}/{name}" if folder else name
+        return (by_path is None or by_path(path)) and not paths(path)
+
+    def enter(folder: str) -> bool:
+        if depth is not None and folder.count("/") + 2 > depth:
+            return False
+        parts = (_nfc(folder) if any_form else folder).split("/")
+        if any(names(part) for part in parts):
+            return False
+        return not any(paths("/".join(parts[: i + 1])) for i in range(len(parts)))
+
+    return matches, enter
 
 
 def other_forms(text: str) -> set[str]:
@@ -135,7 +142,8 @@ def _one(globs: list[str], any_case: bool) -> Callable[[str], bool]:
         compiled(glob)  # an error names the glob
     ending = [g for g in globs if g[:1] == "*" and _plain(g[1:])]
     starting = [g for g in globs if g[-1:] == "*" and _plain(g[:-1])]
-    rest = [g for g in globs if g not in ending and g not in starting]
+    plain = {*ending, *starting}
+    rest = [g for g in globs if g not in plain]
     ends, starts = tuple(g[1:] for g in ending), tuple(g[:-1] for g in starting)
     if any_case:
         ends, starts = tuple(map(str.lower, ends)), tuple(map(str.lower, starts))

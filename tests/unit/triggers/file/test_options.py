@@ -144,3 +144,14 @@ def test_the_text_of_a_selection_is_read_as_it_was_written(glob: str) -> None:
     assert found.any_form is not glob.isascii()
     old = read_selection(f'["{glob}",["*.tmp"]]'.encode())  # of an older version
     assert old == Selection(glob, ("*.tmp",))
+
+
+def test_the_globs_to_ignore_are_bounded_together() -> None:
+    assert FileOptions(path="/data", ignore=tuple(f"raw_{n}_*" for n in range(1_000))).ignore
+    with pytest.raises(ValueError, match="ignore: the globs have over 16,384 characters together"):
+        FileOptions(path="/data", ignore=tuple(f"raw_{n}_*" for n in range(2_000)))
+
+
+def test_a_selection_is_compiled_once() -> None:
+    selections = [Selection("**/*.h5", ("a*",)) for _ in range(2)]
+    assert selections[0].compile() is selections[1].compile()
