@@ -10,14 +10,13 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from itertools import accumulate
 
 from oncue.errors import TriggerFailed
 from oncue.protocol.api import Backfilled, BackfillRequest
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, FileRow, Ledger
 from oncue.triggers.file.options import FileSpec
-from oncue.triggers.file.selection import read_selection
+from oncue.triggers.file.selection import folders_to, read_selection
 from oncue.triggers.file.stability import FileKey
 
 PAGE = 500  # rows of one step
@@ -94,8 +93,7 @@ class Backfill:
             self._fired += 1
         if row.state != EXISTING or not self._spec.matches(folder, name):
             return False
-        above = accumulate(folder.split("/"), lambda a, b: f"{a}/{b}") if folder else ()
-        if not all(map(self._spec.enter, above)):
+        if not all(map(self._spec.enter, folders_to(folder))):
             return False
         try:
             st = os.lstat(self._evaluator.path((folder, name)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-from itertools import accumulate
 
 import msgspec
 
@@ -18,7 +17,7 @@ from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.readiness import BUSY_WHY
-from oncue.triggers.file.selection import other_forms, read_selection
+from oncue.triggers.file.selection import folders_to, other_forms, read_selection
 from oncue.triggers.file.stability import FileKey, fingerprint
 from oncue.triggers.file.watch.base import ATTRIBUTES
 
@@ -97,8 +96,7 @@ def _as_it_is(key: FileKey, evaluator: FileEvaluator) -> FileKey:
 
 def _linked_folder(root: str, folder: str) -> str | None:
     """Return the first folder below the root that is a link; scans do not go there."""
-    above = accumulate(folder.split("/"), lambda a, b: f"{a}/{b}") if folder else ()
-    return next((path for path in above if os.path.islink(os.path.join(root, path))), None)
+    return next((path for path in folders_to(folder) if os.path.islink(os.path.join(root, path))), None)
 
 
 def _of_file(

@@ -50,15 +50,14 @@ class Selection(msgspec.Struct, frozen=True, array_like=True):
 
     def excludes(self, folder: str, name: str) -> str:
         """Return why the file is not selected; "": it is."""
-        above = list(accumulate(folder.split("/"), lambda a, b: f"{a}/{b}")) if folder else []
         for one in self.ignore:
-            if not _selects(self._with("**/*", (one,), self.any_case or self.ignore == IGNORED), above, name):
+            if not _selects(self._with("**/*", (one,), self.any_case or self.ignore == IGNORED), folder, name):
                 return f"it is ignored (ignore: {one})"
-        if _selects(self, above, name):
+        if _selects(self, folder, name):
             return ""
         path = f"{folder}/{name}" if folder else name
         why = f"the glob {self.glob} does not select it"
-        if _selects(self._with(self.glob, (), True), above, name):
+        if _selects(self._with(self.glob, (), True), folder, name):
             return f"{why}, since its case differs: `case: insensitive` would"
         return why if path.isascii() and self.glob.isascii() else f"{why}: {self.glob!a} and {path!a}"
 
@@ -121,9 +120,14 @@ def other_forms(text: str) -> set[str]:
 read_selection = msgspec.json.Decoder(Selection).decode
 
 
-def _selects(selection: Selection, above: list[str], name: str) -> bool:
+def folders_to(folder: str) -> list[str]:
+    """Return the folders on the way to this one, and itself: a, a/b, a/b/c."""
+    return list(accumulate(folder.split("/"), lambda a, b: f"{a}/{b}")) if folder else []
+
+
+def _selects(selection: Selection, folder: str, name: str) -> bool:
     matches, enter = selection.compile()
-    return matches(above[-1] if above else "", name) and all(map(enter, above))
+    return matches(folder, name) and all(map(enter, folders_to(folder)))
 
 
 def _nfc(text: str) -> str:
