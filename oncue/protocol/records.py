@@ -237,6 +237,8 @@ Report = Started | Output | Usage
 
 # ---------------------------------------------------------------- events
 
+FILE_EVENT = "oncue.file.ready"  # type of the events of file triggers
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvents 1.0 event.

@@ -14,7 +14,7 @@ from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import STORED_EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
+from oncue.protocol.records import FILE_EVENT, STORED_EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
 from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
@@ -24,7 +24,6 @@ from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 MAX_FILE_DEPTH = 8  # the same of files that functions wrote
-FILE_EVENT = "oncue.file.ready"
 LETTER_EVENTS, LETTER_BYTES = 1_000, 8 * 1024 * 1024  # that one dead letter names
 REASON_CHARS = 300  # of the reason why a condition could not be evaluated
 KEPT_BYTES = 4 * 1024 * 1024  # of events in the dead letters of one commit; others are only named

@@ -14,6 +14,7 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.globs import never_relative
 from oncue.protocol.codec import build_decoders
+from oncue.protocol.records import FILE_EVENT
 from oncue.quantities import duration_ms
 from oncue.triggers.file.selection import IGNORED, Selection
 from oncue.triggers.file.watch.base import CLOSED, RENAMED
@@ -60,7 +61,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "size": int,
         "mtime": float,
     }
-    TYPE: ClassVar[str] = "oncue.file.ready"  # of its events
+    TYPE: ClassVar[str] = FILE_EVENT  # of its events
 
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
     #: Interval of full scans; default: 5m, on network mounts 10s.
