@@ -27,6 +27,7 @@ from oncue.rules.matching.regex import compile_regex, measured
 
 SHOWN_CHARS = 200
 Check = Callable[[Any], bool]
+TEXT_OPERATORS = ("prefix", "suffix", "glob", "regex")
 COMPARE = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
@@ -136,31 +137,30 @@ def one_of(wanted: list[Any]) -> Check:
 
 def compare(op: str, wanted: Any) -> Check:
     """Return a comparison with a number, size or RFC 3339 time. Raises ValueError."""
-    test = COMPARE[op]
-    if isinstance(wanted, str):
-        moment = parse_time(wanted)
-        if moment is not None:
+    test, limit = COMPARE[op], bound(op, wanted)
 
-            def later(value: Any) -> bool:
-                found = parse_time(value) if isinstance(value, str) else None
-                return found is not None and test(found, moment)
-
-            return later
-        try:
-            wanted = size_bytes(wanted)
-        except ValueError as e:
-            raise ValueError(
-                f"{e}; `{op}` takes a number, a size like 1MB, or a time like 2026-01-31T12:00:00Z"
-            ) from None
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
-        raise ValueError(f"`{op}` takes a number, a size like 1MB, or a time like 2026-01-31T12:00:00Z")
-    limit = wanted
+    def later(value: Any) -> bool:
+        found = parse_time(value) if isinstance(value, str) else None
+        return found is not None and test(found, limit)
 
     def check(value: Any) -> bool:
         kind = type(value)
         return (kind is int or kind is float) and test(value, limit)
 
-    return check
+    return later if isinstance(limit, datetime) else check
+
+
+def bound(op: str, wanted: Any) -> int | float | datetime:
+    """Return the number or time that a comparison is with. Raises ValueError."""
+    takes = f"`{op}` takes a number, a size like 1MB, or a time like 2026-01-31T12:00:00Z"
+    if isinstance(wanted, str):
+        try:
+            return parse_time(wanted) or size_bytes(wanted)
+        except ValueError as e:
+            raise ValueError(f"{e}; {takes}") from None
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
+        raise ValueError(takes)
+    return wanted
 
 
 def parse_time(text: str) -> datetime | None:

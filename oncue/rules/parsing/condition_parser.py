@@ -12,6 +12,7 @@ from oncue.errors import Invalid
 from oncue.rules.matching.conditions import (
     COMPARE,
     SIGNS,
+    TEXT_OPERATORS,
     Check,
     Condition,
     ConditionGroup,
@@ -29,7 +30,7 @@ from oncue.rules.parsing.contradictions import GROUPS, check_contradictions
 from oncue.rules.yaml_document import Node, Problems, nearest
 
 TRIGGER = "oncuetrigger"  # extension with the name of the trigger
-OPERATORS = ("eq", "ne", "in", "not_in", "prefix", "suffix", "glob", "regex", *COMPARE, "exists")
+OPERATORS = ("eq", "ne", "in", "not_in", *TEXT_OPERATORS, *COMPARE, "exists")
 MAX_CONDITIONS = 1_000  # of a rule
 _MAGIC = frozenset("*?[{")
 

@@ -15,15 +15,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from oncue.quantities import size_bytes
-from oncue.rules.matching.conditions import COMPARE, SIGNS, Check, parse_time, show
+from oncue.rules.matching.conditions import COMPARE, SIGNS, TEXT_OPERATORS, Check, bound, show
 from oncue.rules.matching.fields import MISSING
 from oncue.rules.yaml_document import Node, Problems
 
 GROUPS = ("any", "all", "not")
 MAX_TRIES = 10_000  # values of the rule file that are tried with the other conditions
-_OF_TEXTS = ("prefix", "suffix", "glob", "regex")
-
 
 MakeCheck = Callable[[str, str, Node], Check | None]
 
@@ -127,26 +124,17 @@ def _never(test: Test) -> str:
 
 def _no_room(tests: list[Test]) -> bool:
     """Return True if no number, time or text is within all bounds."""
-    bounds = [(t.operator, bound) for t in tests if t.operator in COMPARE and (bound := _bound(t.node)) is not None]
-    times = [isinstance(bound, datetime) for _, bound in bounds]
+    bounds: list[tuple[str, Any]] = [
+        (t.operator, bound(t.operator, t.node.value)) for t in tests if t.operator in COMPARE
+    ]
+    times = [isinstance(limit, datetime) for _, limit in bounds]
     if any(times) and not all(times):
         return True
-    if bounds and not any(times) and any(t.operator in _OF_TEXTS for t in tests):
+    if bounds and not any(times) and any(t.operator in TEXT_OPERATORS for t in tests):
         return True  # a number is no text
-    lows = [(bound, op == "gt") for op, bound in bounds if op in ("gt", "ge")]
-    highs = [(bound, op != "lt") for op, bound in bounds if op in ("lt", "le")]
+    lows = [(limit, op == "gt") for op, limit in bounds if op in ("gt", "ge")]
+    highs = [(limit, op != "lt") for op, limit in bounds if op in ("lt", "le")]
     if not lows or not highs:
         return False
     (low, above), (high, reached) = max(lows), min(highs)
     return bool(low > high or (low == high and (above or not reached)))
-
-
-def _bound(node: Node) -> Any:
-    """Return a bound as a number or a time; None: it is wrong, which others report."""
-    value = node.value
-    if isinstance(value, str):
-        try:
-            return parse_time(value) or size_bytes(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from oncue.protocol.api import RuleWarning
-from oncue.quantities import size_bytes
-from oncue.rules.matching.conditions import COMPARE, parse_time
+from oncue.rules.matching.conditions import COMPARE, TEXT_OPERATORS, parse_time
 from oncue.rules.matching.expression import paths_of
 from oncue.rules.matching.fields import ATTRIBUTES, parse_path
 from oncue.rules.matching.template import parsed
@@ -25,7 +24,6 @@ OWN = "oncue."  # begins the types of events that oncue itself makes
 ALIKE = 0.85  # of a type that is taken for a misspelt one, 0 to 1
 MOST = 100  # warnings of one file
 TYPES = 1_000  # known types that one is compared with
-_OF_TEXTS = ("prefix", "suffix", "glob", "regex")
 _TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number"}
 
 
@@ -174,17 +172,9 @@ def _fits(operator: str, value: Any, kind: type) -> bool:
         texts = [isinstance(v, str) for v in values]
         return any(texts) if kind is str else not all(texts)
     if operator in COMPARE:
-        return _is_time(value) == (kind is str)
-    return kind is str or operator not in _OF_TEXTS
-
-
-def _is_time(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        return parse_time(value) is not None or size_bytes(value) < 0
-    except ValueError:
-        return True
+        is_time = isinstance(value, str) and parse_time(value) is not None
+        return is_time == (kind is str)
+    return kind is str or operator not in TEXT_OPERATORS
 
 
 def _references(value: Any) -> Iterator[str]:
