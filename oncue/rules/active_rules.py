@@ -21,10 +21,10 @@ from oncue.rules.rule_cost import RuleCost
 class Unevaluated(NamedTuple):
     """An event for which the condition of a rule could not be evaluated."""
 
-    why: str
-    source: str
-    id: str
-    at_us: int
+    why: str = ""
+    source: str = ""
+    id: str = ""
+    at_us: int = 0
 
 
 class RuleCounters:
@@ -37,7 +37,7 @@ class RuleCounters:
         self.doubles = 0  # tasks that existed before: of repeated events
         self.suppressed = 0  # events that matched and were suppressed
         self.unevaluated = 0  # events for which `when` could not be evaluated
-        self.unknown: Unevaluated | None = None  # the last of them, under the active version
+        self.unknown = Unevaluated()  # the last of them, under the active version
         self.last_reason = ""  # of the newest dead letter of the active version
         self.of = ("", 0)  # that version: label, number
 
@@ -237,7 +237,7 @@ class RuleCompiler:
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
         counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be fixed
-            counters.of, counters.last_reason, counters.unknown = (d.label, d.version), "", None
+            counters.of, counters.last_reason, counters.unknown = (d.label, d.version), "", Unevaluated()
         disabled_because = "" if rule.enabled else "`enabled: false` in its file"
         if switch is not None and not switch.pauses:
             why = f": {switch.why}" if switch.why else ""

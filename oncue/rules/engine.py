@@ -26,7 +26,7 @@ from oncue.log.base import Log, RecordBatch
 from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.records import Deployment, Event, RuleSwitch
 from oncue.protocol.topics import EVENTS
-from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler, Unevaluated
+from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
 from oncue.rules.evaluation.explaining import explain_apart
@@ -43,8 +43,6 @@ EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
 MANY_ACTIONS = 500  # whose frames are encoded beside the event loop
 HELD_BYTES = 32 * 1024 * 1024  # of arguments and matches in memory; then large ones become blobs
-
-NONE = Unevaluated("", "", "", 0)
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +246,7 @@ class Engine:
 
 def _info(entry: ActiveRule) -> RuleInfo:
     state, why = entry.state
-    unknown = entry.counters.unknown or NONE
+    unknown = entry.counters.unknown
     return RuleInfo(
         name=entry.rule.name,
         label=entry.deployment.label,
