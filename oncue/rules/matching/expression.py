@@ -273,29 +273,28 @@ class _Parser:
         if rest := self._text[self._at :].strip():
             raise ValueError(f"{rest[:40]!r} is not expected in ${{{self._text.strip()[:100]}}}")
 
-    def _peek(self) -> tuple[str, str]:
+    def _peek(self) -> tuple[str, str, int]:
+        """Return (kind, text, end) of the next token; the kind "": there is none."""
         found = _TOKEN.match(self._text, self._at)
-        return (found.lastgroup or "", found[found.lastgroup or 0]) if found is not None else ("", "")
+        return (found.lastgroup or "", found[found.lastgroup or 0], found.end()) if found else ("", "", self._at)
 
     def _next(self) -> tuple[str, str]:
-        found = self._peek()
-        match = _TOKEN.match(self._text, self._at)
-        if match is not None:
-            self._at = match.end()
-        return found
+        kind, text, self._at = self._peek()
+        return kind, text
 
-    def _take(self, sign: str) -> bool:
-        if self._peek() == ("sign", sign):
-            self._next()
-            return True
-        return False
+    def _take(self, *signs: str) -> str:
+        """Read one of these signs; return "" if another token is next."""
+        kind, text, end = self._peek()
+        if kind != "sign" or text not in signs:
+            return ""
+        self._at = end
+        return text
 
     def _level(self, level: int) -> Expression:
         if level == len(_LEVELS):
             return self._pipes()
         found = self._level(level + 1)
-        while self._peek()[0] == "sign" and self._peek()[1] in _LEVELS[level]:
-            operator = self._next()[1]
+        while operator := self._take(*_LEVELS[level]):
             self._count()
             found = Sum(found, operator, self._level(level + 1))
         return found
@@ -307,7 +306,7 @@ class _Parser:
             if kind != "path":
                 raise ValueError(f"a filter is missing after | in ${{{self._text.strip()[:100]}}}")
             self._count()
-            given = self._peek() == ("sign", "(")
+            given = self._peek()[:2] == ("sign", "(")
             found = Piped(found, name, make_filter(name, self.arguments() if given else [], given))
         return found
 
