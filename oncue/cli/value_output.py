@@ -21,13 +21,13 @@ from oncue.client.task import Task
 from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo
+from oncue.protocol.codec import INT_MAX, INT_MIN
 
 FETCH_BYTES = 1 << 20  # a larger value in the blob store is not fetched
 TEXT_CHARS = 10_000
 ITEMS = 10_000  # of an array that becomes a list
 DEEPEST = 64
 WAIT_S = 30.0
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
 class ValueOutput(NamedTuple):
@@ -95,7 +95,7 @@ def _json(value: Any, depth: int) -> Any:
     if value is None or kind in (bool, str):
         return value
     if kind is int:
-        return value if _INT_MIN <= value <= _INT_MAX else _opaque(value)
+        return value if INT_MIN <= value <= INT_MAX else _opaque(value)
     if kind is float:
         # JSON has no nan and no infinity; the server writes them as text, too.
         return value if value - value == 0 else str(value)

@@ -23,6 +23,7 @@ _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 _building = threading.Lock()
 #: What msgspec raises for bytes that are not what they should be, or nested too deeply.
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1  # of msgpack
 
 
 def decode(kind: type[T], data: bytes | memoryview) -> T:

@@ -31,7 +31,7 @@ import msgspec
 from oncue.errors import TaskFailed
 from oncue.pickles import Pickler
 from oncue.pickles.pickler import Ids
-from oncue.protocol.codec import build_decoders
+from oncue.protocol.codec import INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.payload import PICKLE
 from oncue.protocol.records import Stored
 
@@ -40,7 +40,6 @@ _CUT_CHARS = 4_000
 _DEPTH = 20
 _MEMBERS = 500  # of groups, in all
 _SPENT_CHARS = 40  # of a text when the budget is spent
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {"l": list, "t": tuple, "s": set, "f": frozenset}
 _LETTERS: dict[type, str] = {kind: letter for letter, kind in _CONTAINERS.items() if isinstance(kind, type)}
 _OWN_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -135,7 +134,7 @@ class _Writer:
         if value is None or kind is bool or kind is float:
             return value
         if kind is int:
-            return value if _INT_MIN <= value <= _INT_MAX else self._large_int(value)
+            return value if INT_MIN <= value <= INT_MAX else self._large_int(value)
         if kind is str:
             return self._str(value)
         if kind is bytes:

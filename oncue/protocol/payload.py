@@ -23,7 +23,7 @@ from oncue.pickles import Pickler, loads
 from oncue.pickles.pickler import Ids, References, WritableFile
 from oncue.pickles.unpicklable import explained
 from oncue.protocol.buffers import Buffer, OutOfBand
-from oncue.protocol.codec import DECODE_ERRORS, build_decoders
+from oncue.protocol.codec import DECODE_ERRORS, INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
@@ -33,7 +33,6 @@ _SCALARS = frozenset((type(None), bool, float, str, bytes))
 _DEPTH = 64  # of lists and dicts in one another
 BODY_BYTES = 128 * 1024  # of a pickle whose buffers are apart
 MOST_BLOBS = 1_000  # of one call
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
 class BlobName(Stored, frozen=True):
@@ -98,7 +97,7 @@ def is_plain(value: Any) -> bool:
     kind = type(value)
     if kind is list or kind is dict:
         return _plain_inside(value, kind, _DEPTH, set())
-    return kind in _SCALARS or (kind is int and _INT_MIN <= value <= _INT_MAX)
+    return kind in _SCALARS or (kind is int and INT_MIN <= value <= INT_MAX)
 
 
 def has_plain_types(value: Any) -> bool:
@@ -127,7 +126,7 @@ def _plain_inside(value: Any, kind: type, depth: int, seen: set[int] | None) -> 
         if kind in _SCALARS:
             continue
         if kind is int:
-            if not _INT_MIN <= v <= _INT_MAX:
+            if not INT_MIN <= v <= INT_MAX:
                 return False
         elif not ((kind is list or kind is dict) and _plain_inside(v, kind, depth - 1, seen)):
             return False

@@ -19,13 +19,14 @@ from typing import Any
 
 import msgspec
 
+from oncue.protocol.codec import INT_MAX, INT_MIN
+
 Number = int | float
 Arithmetic = Callable[[Number, Number], Number]
 
 _NUMBERS = ("int", "uint", "double")
 _MIXED = tuple((a, b) for a, b in product(_NUMBERS, _NUMBERS) if a != b)
 _LESS = ("bool", "string", "bytes", "timestamp", "duration")
-_INT64, _UINT64 = -(1 << 63), (1 << 64) - 1
 _NOT_PLAIN = frozenset((dict, list, int))  # all others are returned as they are
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -88,7 +89,7 @@ _ARITHMETIC: dict[str, Arithmetic] = {
 def _calculated(calculate: Arithmetic) -> Arithmetic:
     def result(a: Number, b: Number) -> Number:
         found = calculate(a, b)
-        return found if isinstance(found, float) or _INT64 <= found <= _UINT64 else float(found)
+        return found if isinstance(found, float) or INT_MIN <= found <= INT_MAX else float(found)
 
     return result
 
@@ -150,7 +151,7 @@ def _rounded(value: Any) -> Any:
         return {k: _rounded(v) if type(v) in _NOT_PLAIN else v for k, v in value.items()}
     if isinstance(value, list):
         return [_rounded(v) if type(v) in _NOT_PLAIN else v for v in value]
-    if _INT64 <= value <= _UINT64:
+    if INT_MIN <= value <= INT_MAX:
         return value
     try:
         return float(value)

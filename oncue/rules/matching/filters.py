@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from oncue.errors import Invalid
+from oncue.protocol.codec import INT_MAX, INT_MIN
 from oncue.rules.matching.conditions import show
 from oncue.rules.matching.regex import compile_regex
 
 MAX_CHARS = 4_096
 MAX_WIDTH = 100
 MAX_DIGITS = 30  # of a text that becomes a number
-INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
 
 
 class NoValue(NamedTuple):
