@@ -147,7 +147,7 @@ def function_body(data: bytes) -> None:
 def webhook(data: bytes) -> None:
     headers, body = _headers(data)
     for verify in (
-        lambda: signatures.standard_webhooks(headers, body, [b"key"], 1_700_000_000.0),
+        lambda: signatures.standard_webhooks(headers, body, [b"key"], signatures.Clocks(1_700_000_000.0)),
         lambda: signatures.github(headers, body, [b"key"]),
         lambda: signatures.bearer(headers, [b"key"]),
         lambda: signatures.standard_key(_text(data)),

@@ -49,13 +49,10 @@ def standard_webhooks(
     headers: Mapping[str, str],
     body: bytes,
     keys: Sequence[bytes],
-    now_s: float,
+    clocks: Clocks,
     tolerance_s: float = TOLERANCE_S,
-    system_s: float | None = None,
 ) -> None:
     """Verify a request by Standard Webhooks 1.0. Raises Unauthorized.
-
-    `now_s` and `system_s`: see Clocks.
 
     The header webhook-signature holds the HMAC-SHA256 of `id.timestamp.body` as `v1,<base64>`, or
     several with spaces between. `keys` come from `standard_key`.
@@ -64,7 +61,7 @@ def standard_webhooks(
     for part, value in (("id", message_id), ("timestamp", stamp), ("signature", given)):
         if not value:
             raise Unauthorized(f"the header webhook-{part} is missing", remedy="sign requests by Standard Webhooks")
-    _check_age(stamp, "webhook-timestamp", Clocks(now_s, system_s), tolerance_s)
+    _check_age(stamp, "webhook-timestamp", clocks, tolerance_s)
     signed = _bytes(f"{message_id}.{stamp}.") + body
     offered = [_unbase64(text) for version, _, text in (s.partition(",") for s in given.split()) if version == "v1"]
     _one_of(offered, (hmac.digest(key, signed, "sha256") for key in keys), "webhook-signature")

@@ -60,6 +60,7 @@ class WebhookTrigger(HttpTrigger):
         self._source = f"oncue:///hooks/{quote(name, safe='')}"
         self._activity = ActivityLog()
         self._verification = read_verify(options.verify, self._place)
+        # GitHub signs the body alone: who sends a request again may choose another delivery id.
         self._by_body_alone = options.identity == "body" and self._verification.signs_body_only
 
     @classmethod
@@ -177,15 +178,12 @@ class WebhookTrigger(HttpTrigger):
         return sent or self._options.event_type(self.name)
 
     def _id(self, headers: Mapping[str, str], body: bytes, data: Any) -> str:
-        by_body = self._options.identity == "body"
-        # GitHub signs the body alone: who sends a request again may choose another delivery id.
-        if self._by_body_alone:
-            return hashlib.blake2b(body, digest_size=16).hexdigest()
         method = self._verification.method
-        for name in (self._options.id_header.lower(), *(() if method in BODY_IDS else _ID_HEADERS)):
-            if headers.get(name):
-                return headers[name]
-        if by_body:
+        if not self._by_body_alone:
+            for name in (self._options.id_header.lower(), *(() if method in BODY_IDS else _ID_HEADERS)):
+                if headers.get(name):
+                    return headers[name]
+        if self._options.identity == "body":
             return hashlib.blake2b(body, digest_size=16).hexdigest()
         return sent_id(method, headers, body, data) or ids.new_uuid7().hex()
 
@@ -200,7 +198,7 @@ class WebhookTrigger(HttpTrigger):
         if verification.scheme is not None:
             signatures.any_hmac(headers, body, keys, verification.scheme, clocks, tolerance_s)
         elif method == "standard_webhooks":
-            signatures.standard_webhooks(headers, body, keys, clocks.now_s, tolerance_s, clocks.system_s)
+            signatures.standard_webhooks(headers, body, keys, clocks, tolerance_s)
         elif method == "stripe":
             signatures.stripe(headers, body, keys, clocks, tolerance_s)
         elif method == "github":
@@ -224,9 +222,8 @@ class WebhookTrigger(HttpTrigger):
             except (NotFound, Invalid, Forbidden) as e:
                 missing = f"{written}: {e.message}" if REFERENCE.fullmatch(written) else e.message
                 remedy = e.remedy
-        if (
-            missing and self._activity.state != "starting"
-        ):  # the remedy has paths of the server: for the owner, not for senders
+        if missing and self._activity.state != "starting":
+            # The remedy has paths of the server: for the owner, not for senders.
             self._activity.detail = f"{missing} ({remedy})" if remedy else missing
         if not keys:
             self._activity.state = "failed"

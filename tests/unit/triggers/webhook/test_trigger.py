@@ -71,7 +71,7 @@ def unsigned(**options: object) -> Hook:
 
 def test_the_published_standard_webhooks_vector() -> None:
     keys = [signatures.standard_key(SECRET)]
-    signatures.standard_webhooks(VECTOR, BODY, keys, STAMP + 10)
+    signatures.standard_webhooks(VECTOR, BODY, keys, signatures.Clocks(STAMP + 10))
     assert keys == [signatures.standard_key(SECRET.removeprefix("whsec_"))]
 
 
@@ -86,7 +86,7 @@ def test_githubs_documented_example() -> None:
 def test_one_of_several_signatures_and_of_several_secrets_is_enough() -> None:
     keys = [signatures.standard_key(OTHER), signatures.standard_key(SECRET)]
     several = VECTOR | {"webhook-signature": f"v1a,xx v1,AAAA {VECTOR['webhook-signature']}"}
-    signatures.standard_webhooks(several, BODY, keys, STAMP)
+    signatures.standard_webhooks(several, BODY, keys, signatures.Clocks(STAMP))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,9 @@ def test_one_of_several_signatures_and_of_several_secrets_is_enough() -> None:
 )
 def test_bad_standard_webhooks_are_unauthorized(change: dict[str, str], word: str) -> None:
     with pytest.raises(Unauthorized, match=word) as e:
-        signatures.standard_webhooks(VECTOR | change, BODY, [signatures.standard_key(SECRET)], STAMP + 5)
+        signatures.standard_webhooks(
+            VECTOR | change, BODY, [signatures.standard_key(SECRET)], signatures.Clocks(STAMP + 5)
+        )
     assert e.value.remedy
 
 
