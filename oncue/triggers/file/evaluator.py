@@ -110,9 +110,9 @@ class FileEvaluator:
             return None
         seen = fingerprint(st)
         if bits == ATTRIBUTES and known is not None:
-            self._record_attributes(key, pending, st, known)
+            self._record_attributes(key, pending, st, seen, known)
             return None
-        repeat = self._why_no_repeat(key, bits, st, known)
+        repeat = self._why_no_repeat(key, bits, st, seen, known)
         if repeat is not None:
             if repeat:
                 self._skip(key, repeat)
@@ -166,9 +166,10 @@ class FileEvaluator:
             return rest | (RENAMED if self.hears_opens and not bits & SOURCE_OPEN else FOUND)
         return rest | RENAMED if bits & _FREE else None
 
-    def _record_attributes(self, key: FileKey, pending: PendingFile, st: os.stat_result, known: KnownFile) -> None:
+    def _record_attributes(
+        self, key: FileKey, pending: PendingFile, st: os.stat_result, seen: Fingerprint, known: KnownFile
+    ) -> None:
         """Note the new times of a handled file whose content is the same."""
-        seen = fingerprint(st)
         if known.seen[:2] != seen[:2] or known.state == SKIPPED_FILE:
             return  # it is being written: its close, or a scan, follows
         writing = self.writers(key)
@@ -201,7 +202,7 @@ class FileEvaluator:
                 st = os.stat(path)
         except OSError as e:
             gone = "it was gone before it was ready" if isinstance(e, FileNotFoundError) else explain(e, ENTER_FOLDER)
-            self._skip(key, f"{gone}")
+            self._skip(key, gone)
             return None
         if not stat.S_ISREG(st.st_mode):
             if not stat.S_ISDIR(st.st_mode):
@@ -209,7 +210,9 @@ class FileEvaluator:
             return None
         return st
 
-    def _why_no_repeat(self, key: FileKey, bits: int, st: os.stat_result, known: KnownFile | None) -> str | None:
+    def _why_no_repeat(
+        self, key: FileKey, bits: int, st: os.stat_result, seen: Fingerprint, known: KnownFile | None
+    ) -> str | None:
         """Return why this state does not fire again; None: it may fire.
 
         "": a reason that is not worth recording.
@@ -220,7 +223,6 @@ class FileEvaluator:
             return "" if key in self.in_flight else "it has fired before (refire: never)"
         if known.state == EXISTING and (self._spec.existing or bits & RENAMED):
             return None
-        seen = fingerprint(st)
         change = compare(known, seen, st.st_ctime_ns, bits, self._born(key))
         if change == NEW:
             return None

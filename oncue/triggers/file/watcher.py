@@ -164,7 +164,7 @@ class FileWatcher:
         self._wake()
 
     def run(self) -> None:
-        """FolderWatch until `stop`: the body of the thread."""
+        """Watch until `stop`: the body of the thread."""
         while not self._stop.is_set():
             try:
                 self._ledger = Ledger(self._file, self._listener)

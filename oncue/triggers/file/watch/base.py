@@ -47,7 +47,7 @@ class FolderWatch(Protocol):
     reports_opens: bool
 
     def add(self, folder: str) -> None:
-        """FolderWatch this folder, without its subfolders. Idempotent. Raises OSError."""
+        """Watch this folder, without its subfolders. Idempotent. Raises OSError."""
         ...
 
     def read(self, timeout_s: float) -> list[Notice]:
