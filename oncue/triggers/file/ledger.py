@@ -63,9 +63,11 @@ _STORE_UNKNOWN = _ADD + "NOTHING RETURNING folder, name"
 _STORE_NEWER = _STORE + " WHERE excluded.at_us > files.at_us"
 _THESE = """(folder, name) IN
 (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"""
-_FIND = "SELECT state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files WHERE folder = ? AND name = ?"
-_FIND_MANY = """
-SELECT f.folder, f.name, f.state, f.ino, f.size, f.mtime_ns, f.at_us, f.gone_us, f.ctime_ns FROM json_each(?) AS wanted
+_ROW = "folder, name, state, ino, size, mtime_ns, at_us, ctime_ns"  # a FileRow
+_STATE = "state, ino, size, mtime_ns, at_us, gone_us, ctime_ns"  # of a KnownFile: see _found
+_FIND = f"SELECT {_STATE} FROM files WHERE folder = ? AND name = ?"
+_FIND_MANY = f"""
+SELECT folder, name, {_STATE} FROM json_each(?) AS wanted
 JOIN files AS f ON f.folder = json_extract(wanted.value, '$[0]') AND f.name = json_extract(wanted.value, '$[1]')
 """
 
@@ -214,7 +216,7 @@ class Ledger:
     def same_content(self, seen: Fingerprint, key: FileKey) -> tuple[FileKey, KnownFile] | None:
         """Return a file under another name that fired, or existed, with this fingerprint."""
         found = self._db.execute(
-            "SELECT folder, name, state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files"
+            f"SELECT folder, name, {_STATE} FROM files"
             " WHERE ino = ? AND size = ? AND mtime_ns = ? AND state != ? AND (folder, name) != (?, ?) LIMIT 1",
             (*seen, SKIPPED_FILE, *key),
         ).fetchone()
@@ -222,15 +224,13 @@ class Ledger:
 
     def listing(self, folder: str) -> dict[str, KnownFile]:
         """Return the entries of one folder, by name."""
-        rows = self._db.execute(
-            "SELECT name, state, ino, size, mtime_ns, at_us, gone_us, ctime_ns FROM files WHERE folder = ?", (folder,)
-        ).fetchall()
+        rows = self._db.execute(f"SELECT name, {_STATE} FROM files WHERE folder = ?", (folder,)).fetchall()
         return {name: _found(*rest) for name, *rest in rows}
 
     def page(self, after: FileKey | None, count: int) -> list[FileRow]:
         """Return the next rows of files that are not gone, ordered by key."""
         found = self._db.execute(
-            "SELECT folder, name, state, ino, size, mtime_ns, at_us, ctime_ns FROM files"
+            f"SELECT {_ROW} FROM files"
             f" WHERE gone_us = 0 {'AND (folder, name) > (?, ?)' if after else ''} ORDER BY folder, name LIMIT ?",
             (*(after or ()), count),
         )
@@ -290,7 +290,7 @@ class Ledger:
 
     def all_rows(self) -> Iterator[list[FileRow]]:
         """Iterate over all rows, in parts."""
-        found = self._db.execute("SELECT folder, name, state, ino, size, mtime_ns, at_us, ctime_ns FROM files")
+        found = self._db.execute(f"SELECT {_ROW} FROM files")
         while part := found.fetchmany(PART):
             yield [FileRow(*row) for row in part]
 
