@@ -14,7 +14,7 @@ from typing import NamedTuple
 from oncue.clocks.process import now_us
 from oncue.disk.permissions import ENTER_FOLDER, explain
 from oncue.triggers.activity import ActivityLog
-from oncue.triggers.file.content import ATTRIBUTES_ONLY, NEW, birth_us, compare
+from oncue.triggers.file.content import ATTRIBUTES_ONLY, NEW, birth_us, compare, looks_same
 from oncue.triggers.file.ledger import EXISTING, FIRED, SKIPPED_FILE, FileRow, KnownFile
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.readiness import BUSY, SKIPPED, STABILIZING, cause, check_readiness
@@ -89,6 +89,11 @@ class FileEvaluator:
     def writers(self, key: FileKey) -> bool | None:
         """Return True if the file is open for writing; None: unknown."""
         return None if self.network else open_for_writing(self.path(key), self._spec.links)
+
+    def is_in_flight(self, key: FileKey, seen: Fingerprint, ctime_ns: int) -> bool:
+        """Return True if the event of this state is published, and not durable yet."""
+        sent = self.in_flight.get(key)
+        return sent is not None and looks_same(sent, seen, ctime_ns)
 
     def path(self, key: FileKey) -> str:
         return f"{self._root}/{key[0]}/{key[1]}" if key[0] else f"{self._root}/{key[1]}"

@@ -11,7 +11,6 @@ import stat
 import msgspec
 
 from oncue.triggers.base import ItemExplanation, Status
-from oncue.triggers.file.content import looks_same
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, KnownFile, Ledger
 from oncue.triggers.file.options import FileSpec
@@ -111,8 +110,7 @@ def _of_file(
     rescan_s: float,
 ) -> ItemExplanation:
     seen = fingerprint(st)
-    sent = evaluator.in_flight.get(key)
-    if sent is not None and looks_same(sent, seen, st.st_ctime_ns):
+    if evaluator.is_in_flight(key, seen, st.st_ctime_ns):
         trouble = f": {status.detail}" if status.detail else ""
         return ItemExplanation(relative, "fires", f"its event is being stored{trouble}")
     waiting = evaluator.stability.get(key)

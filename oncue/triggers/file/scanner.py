@@ -135,6 +135,5 @@ class Scanner:
         ):
             self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us(), st.st_ctime_ns))
             return
-        sent = self._evaluator.in_flight.get(key)
-        if not self._pending_files.contains(key) and (sent is None or not looks_same(sent, seen, st.st_ctime_ns)):
+        if not self._pending_files.contains(key) and not self._evaluator.is_in_flight(key, seen, st.st_ctime_ns):
             self._pending_files.add_found(key, self._bits)
