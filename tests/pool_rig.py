@@ -98,9 +98,9 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig_in(folder: Path, workers: int = 1) -> Iterator[Rig]:
+def rig_in(folder: Path, workers: int = 1, **options: Any) -> Iterator[Rig]:
     """Yield a rig whose workers are ready; no worker is left."""
-    pool = Pool(workers, folder)
+    pool = Pool(workers, folder, **options)
     rig = Rig(pool, folder)
     try:
         rig.ready(workers)

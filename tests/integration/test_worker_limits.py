@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +15,11 @@ import psutil
 import pytest
 
 from oncue.endpoint.pool.limits import WorkerLimits
-from oncue.endpoint.pool.pool import Pool
 from oncue.functions import Packed, describe, pack_function
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import unpack
 from oncue.protocol.records import ERROR, OK, Ended
-from tests.pool_rig import Rig, script, why
-
-
-@contextlib.contextmanager
-def rig_with(folder: Path, workers: int = 1, **options: Any) -> Iterator[Rig]:
-    pool = Pool(workers, folder, **options)
-    rig = Rig(pool, folder)
-    try:
-        rig.ready(workers)
-        yield rig
-    finally:
-        pool.close(0)
-        assert pool.pids == []
+from tests.pool_rig import Rig, rig_in, script, why
 
 
 def with_properties(fn: Any, **properties: Any) -> Packed:
@@ -50,21 +35,21 @@ def values(rig: Rig, packed: Packed, calls: int) -> list[Any]:
 
 
 def test_a_worker_is_replaced_after_so_many_tasks(tmp_path: Path) -> None:
-    with rig_with(tmp_path, limits=WorkerLimits(max_tasks=3)) as rig:
+    with rig_in(tmp_path, limits=WorkerLimits(max_tasks=3)) as rig:
         pids = values(rig, pack_function(os.getpid), 7)
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
 
 
 def test_a_worker_that_holds_much_memory_is_replaced(tmp_path: Path) -> None:
     f = script("import os\nKEPT = []\ndef f():\n KEPT.append(b'x' * 50_000_000)\n return os.getpid()\n")
-    with rig_with(tmp_path, limits=WorkerLimits(max_memory_bytes=150_000_000)) as rig:
+    with rig_in(tmp_path, limits=WorkerLimits(max_memory_bytes=150_000_000)) as rig:
         pids = [rig.value(f) for _ in range(8)]
     assert 2 < len(set(pids)) < 8
 
 
 def test_each_task_of_a_fresh_function_has_a_new_process(tmp_path: Path) -> None:
     f = script("import os\nSEEN = []\ndef f():\n SEEN.append(1)\n return os.getpid(), len(SEEN)\n")
-    with rig_with(tmp_path, 2) as rig:
+    with rig_in(tmp_path, 2) as rig:
         others = {rig.value(os.getpid) for _ in range(3)}
         found = values(rig, with_properties(f, fresh=True), 5)
         later = rig.value(os.getpid)
@@ -90,7 +75,7 @@ def test_a_task_over_its_memory_limit_ends_with_a_reason_that_names_it(tmp_path:
         " time.sleep(100)\n"
         f"def f():\n {MEMORY[way]}\n"
     )
-    with rig_with(tmp_path) as rig:
+    with rig_in(tmp_path) as rig:
         (task,) = rig.run(with_properties(f, memory_bytes=300_000_000), ())
         ended = rig.end_of(task)
         assert rig.value(lambda: 1) == 1
@@ -106,7 +91,7 @@ def test_workers_have_numbers_and_share_the_cores(tmp_path: Path) -> None:
     )
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     plain = {k: v for k, v in os.environ.items() if not k.endswith("_THREADS")}
-    with rig_with(tmp_path, 2, env=plain) as rig:
+    with rig_in(tmp_path, 2, env=plain) as rig:
         tasks = [rig.run(pack_function(f), ())[0] for _ in range(2)]
         found = sorted(unpack(rig.end_of(t).value) for t in tasks)
         assert found == [(str(n), str(max(1, cores // 2)), str(max(1, cores // 2))) for n in range(2)]
@@ -123,7 +108,7 @@ def test_workers_have_numbers_and_share_the_cores(tmp_path: Path) -> None:
 )
 def test_threads_can_be_set(tmp_path: Path, environ: dict[str, str], threads: int, expected: list[str]) -> None:
     plain = {k: v for k, v in os.environ.items() if not k.endswith("_THREADS")} | environ
-    with rig_with(tmp_path, env=plain, limits=WorkerLimits(threads=threads)) as rig:
+    with rig_in(tmp_path, env=plain, limits=WorkerLimits(threads=threads)) as rig:
         f = script("import os\ndef f(): return [os.environ[n + '_NUM_THREADS'] for n in ('OMP', 'MKL')]")
         assert rig.value(f) == expected
 
@@ -137,7 +122,7 @@ def test_an_orderly_end_runs_exit_functions(tmp_path: Path, way: str) -> None:
         "def f(note, worn):\n atexit.register(write, note, 'atexit ')\n"
         " if worn: os.setpgid(0, 0)\n"
     )
-    with rig_with(tmp_path, limits=WorkerLimits(max_tasks=1 if way == "limit" else 0)) as rig:
+    with rig_in(tmp_path, limits=WorkerLimits(max_tasks=1 if way == "limit" else 0)) as rig:
         packed = with_properties(f, fresh=way == "fresh")
         (task,) = rig.run(packed, (str(note), way == "worn"))
         assert rig.end_of(task).status == OK
@@ -148,7 +133,7 @@ def test_an_orderly_end_runs_exit_functions(tmp_path: Path, way: str) -> None:
 
 def test_an_exit_function_that_hangs_stops_nobody(tmp_path: Path) -> None:
     f = script("import atexit, time\ndef f():\n atexit.register(time.sleep, 600)\n")
-    with rig_with(tmp_path, limits=WorkerLimits(max_tasks=1)) as rig:
+    with rig_in(tmp_path, limits=WorkerLimits(max_tasks=1)) as rig:
         assert [rig.one(f).status for _ in range(2)] == [OK, OK]
 
 
@@ -182,7 +167,7 @@ def leave(folder: Path, death: str, detached: bool, orphans: Any) -> None:
         " pid = subprocess.Popen(['sleep', '1000'], start_new_session=True, env={}, stdout=-3, stderr=-3).pid\n"
         f" open(note, 'w').write(str(pid))\n {death}\n"
     )
-    with rig_with(folder, orphans=orphans) as rig:
+    with rig_in(folder, orphans=orphans) as rig:
         (task,) = rig.run(with_properties(f, detached=detached), (str(folder / "pid"),))
         ended: Ended = rig.end_of(task)
         pid = int((folder / "pid").read_text())
