@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 from log_backends import BACKENDS, KAFKA, KAFKA_DATA, Backend
 
 from oncue.log import Log
+from tests.small_disk import mounted
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -28,21 +27,5 @@ def open_it(backend: Backend, tmp_path: Path) -> Callable[[], Awaitable[Log]]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A separate file system of 24 MB.
-
-    Mounting requires root: elsewhere the test is skipped, in CI it fails.
-    """
-    where = tmp_path / "disk"
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        why = f"cannot mount a tmpfs ({done.stderr.strip()}): run this test as root, or in a privileged container"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", str(where)], check=True)
+    with mounted(tmp_path / "disk", 24) as place:
+        yield place

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.e2e.running import PATIENCE_S, System, signalled, system_in
-from tests.e2e.small_disk import filled, mounted
+from tests.small_disk import filled, mounted
 
 SIZE_MB = 4  # less than the size at which a journal is written anew where there is room
 TASKS, ARGUMENT = 600, "x" * 20_000

@@ -17,7 +17,7 @@ import pytest
 from oncue.client import Client
 from oncue.errors import DiskFull
 from tests.e2e.running import PATIENCE_S, System, request
-from tests.e2e.small_disk import mounted
+from tests.small_disk import mounted
 
 SIZE_MB = 160
 
