@@ -8,6 +8,7 @@ fewer items than it could, or none, and a cursor.
 from __future__ import annotations
 
 import sqlite3
+from typing import NamedTuple
 
 import msgspec
 
@@ -64,16 +65,12 @@ def cursor_top(cursor: str) -> int:
 def page(db: sqlite3.Connection, f: EventFilter) -> tuple[list[EventRow], str | None]:
     """Return a page of events, latest first, and the next cursor. Raises Invalid."""
     limit = max(1, min(f.limit, MAX_ROWS))
-    tests = _tests(db, f)
-    first, last = _bounds(db, f, cursor_top(f.cursor))
-    if tests is None or first > last:
+    scan = _scan(db, f)
+    if scan is None:
         return [], None
-    where, given = tests
-    floor = max(first, last - SCANNED + 1) if f.id or f.about_tasks else first
-    index = "INDEXED BY event_source" if f.source else "INDEXED BY event_type" if f.type else ""
-    text = f"SELECT n, {_COLUMNS} FROM event {index} WHERE n BETWEEN ? AND ?{where} ORDER BY n DESC LIMIT ?"
-    found, more = take(db.execute(text, (floor, last, *given, limit + 1)), limit)
-    following = found[-1][0] if more else floor if floor > first else None
+    text = f"SELECT n, {_COLUMNS} {scan.text} ORDER BY n DESC LIMIT ?"
+    found, more = take(db.execute(text, (*scan.given, limit + 1)), limit)
+    following = found[-1][0] if more else scan.floor if scan.is_cut else None
     return [event_row(*row[1:]) for row in found], None if following is None else str(following)
 
 
@@ -82,16 +79,34 @@ def count(db: sqlite3.Connection, f: EventFilter, most: int) -> tuple[int, bool]
 
     For an id, and for tasks, only the latest SCANNED events count.
     """
-    tests = _tests(db, f)
-    first, last = _bounds(db, f, _TOP)
-    if tests is None or first > last:
+    scan = _scan(db, f)
+    if scan is None:
         return 0, True
+    text = f"SELECT count(*) FROM (SELECT 1 {scan.text} LIMIT ?)"
+    found: int = db.execute(text, (*scan.given, most + 1)).fetchone()[0]
+    return min(found, most), found <= most and not scan.is_cut
+
+
+class _Scan(NamedTuple):
+    """The events that a list reads."""
+
+    text: str  # FROM ... WHERE ...
+    given: tuple[object, ...]
+    floor: int  # the first row number
+    is_cut: bool  # there are events before it, which are not read
+
+
+def _scan(db: sqlite3.Connection, f: EventFilter) -> _Scan | None:
+    """Return which events to read; None if no event can match. Raises Invalid."""
+    tests = _tests(db, f)
+    first, last = _bounds(db, f, cursor_top(f.cursor))
+    if tests is None or first > last:
+        return None
     where, given = tests
     floor = max(first, last - SCANNED + 1) if f.id or f.about_tasks else first
     index = "INDEXED BY event_source" if f.source else "INDEXED BY event_type" if f.type else ""
-    text = f"SELECT count(*) FROM (SELECT 1 FROM event {index} WHERE n BETWEEN ? AND ?{where} LIMIT ?)"
-    found: int = db.execute(text, (floor, last, *given, most + 1)).fetchone()[0]
-    return min(found, most), found <= most and floor == first
+    text = f"FROM event {index} WHERE n BETWEEN ? AND ?{where}"
+    return _Scan(text, (floor, last, *given), floor, floor > first)
 
 
 def _bounds(db: sqlite3.Connection, f: EventFilter, below: int) -> tuple[int, int]:
