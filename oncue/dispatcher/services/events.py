@@ -16,6 +16,7 @@ from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
 from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop_if
+from oncue.dispatcher.services.list_filters import COUNTED, visible
 from oncue.errors import NotFound, TooLarge
 from oncue.log import Position, Record
 from oncue.protocol import api as r
@@ -24,7 +25,6 @@ from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from oncue.protocol.topics import EVENTS
 from oncue.view import EventFilter, EventRow
 
-COUNTED = 10_000  # events; of more, it is only said that there are more
 #: Kinds of live items that hold no private data: every reader sees them.
 _PUBLIC = frozenset(("", "event", "skipped"))
 
@@ -70,19 +70,14 @@ class EventService:
 
         With `next` there may be more, even if the page is not full. Raises Invalid, NotFound.
         """
-        rows, following = await self._context.view.events(self._visible(caller, filters))
+        rows, following = await self._context.view.events(visible(caller, filters, self._context.registry))
         return r.Page(items=[await self._event_info(caller, row) for row in rows], next=following)
 
     async def count(self, caller: Caller, filters: EventFilter) -> r.EventCount:
         """Count the events of a list, up to COUNTED. Raises Invalid, NotFound."""
-        found, all_ = await self._context.view.count_events(self._visible(caller, filters), COUNTED)
+        filters = visible(caller, filters, self._context.registry)
+        found, all_ = await self._context.view.count_events(filters, COUNTED)
         return r.EventCount(count=found, more=not all_)
-
-    def _visible(self, caller: Caller, filters: EventFilter) -> EventFilter:
-        endpoint = filters.endpoint
-        if endpoint:
-            endpoint = self._context.registry.find_endpoint(caller, endpoint).id
-        return msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only)
 
     async def get(self, caller: Caller, offset: int) -> r.EventInfo:
         """Return the event at an offset. Raises NotFound."""

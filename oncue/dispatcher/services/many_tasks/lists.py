@@ -11,6 +11,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop_if
 from oncue.dispatcher.services.cancellation import CancellationService
+from oncue.dispatcher.services.list_filters import COUNTED, visible
 from oncue.dispatcher.services.task_info import task_info
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.errors import Invalid
@@ -19,7 +20,6 @@ from oncue.task_lifecycle import TaskState
 from oncue.view import TaskFilter
 from oncue.view.lists import PAGE_BYTES
 
-COUNTED = 10_000  # tasks; of more, it is only said that there are more
 _AT_ONCE = 8  # tasks with all that they have
 
 
@@ -31,7 +31,7 @@ class TaskListService:
 
     async def page(self, caller: Caller, filters: TaskFilter) -> r.Page:
         """Return a page of tasks, newest first. `filters.endpoint`: a name or an id."""
-        states, cursor = await self._context.view.tasks(self._visible(caller, filters))
+        states, cursor = await self._context.view.tasks(visible(caller, filters, self._context.registry))
         return r.Page(items=await self._infos(states), next=cursor)
 
     async def find(self, caller: Caller, text: str, limit: int) -> r.Page:
@@ -55,7 +55,8 @@ class TaskListService:
 
     async def count(self, caller: Caller, filters: TaskFilter) -> r.TaskCount:
         """Count the tasks of a list, up to COUNTED."""
-        found = await self._context.view.count_tasks(self._visible(caller, filters), COUNTED + 1)
+        filters = visible(caller, filters, self._context.registry)
+        found = await self._context.view.count_tasks(filters, COUNTED + 1)
         return r.TaskCount(count=min(found, COUNTED), more=found > COUNTED)
 
     async def cancel_page(self, caller: Caller, request: r.CancelRequest, bearer: str) -> tuple[list[str], str | None]:
@@ -95,13 +96,7 @@ class TaskListService:
             cursor=cursor,
             limit=limit,
         )
-        return await self._context.view.tasks(self._visible(caller, filters))
-
-    def _visible(self, caller: Caller, filters: TaskFilter) -> TaskFilter:
-        endpoint = filters.endpoint
-        if endpoint:
-            endpoint = self._context.registry.find_endpoint(caller, endpoint).id
-        return msgspec.structs.replace(filters, endpoint=endpoint, owner=caller.only or filters.owner)
+        return await self._context.view.tasks(visible(caller, filters, self._context.registry))
 
     async def _infos(self, states: Sequence[TaskState]) -> list[r.TaskInfo]:
         ids = [s.id for s in states]
