@@ -192,9 +192,13 @@ class Housekeeper:
         Bodies of large functions and arguments of open tasks are kept.
         """
         context = self._context
+        if not context.settings.blobs_folder or self._ownership.owns(BLOBS):
+            await asyncio.to_thread(context.blobs.sweep, await self._needed_blobs(), self._horizon_s())
         await asyncio.to_thread(context.blob_quota.forget_deleted)
-        if context.settings.blobs_folder and not self._ownership.owns(BLOBS):
-            return
+
+    async def _needed_blobs(self) -> set[str]:
+        """Return the blobs of functions, and of open tasks' arguments."""
+        context = self._context
         kept: set[str] = set()
         cursor: str | None = ""
         while cursor is not None:
@@ -202,8 +206,7 @@ class Housekeeper:
             kept.update(f.id for f in rows if f.size_bytes > INLINE_BYTES)
         for endpoint in context.registry.endpoints():
             kept |= await self._open_refs(endpoint.id)
-        await asyncio.to_thread(context.blobs.sweep, kept, self._horizon_s())
-        await asyncio.to_thread(context.blob_quota.forget_deleted)
+        return kept
 
     async def _open_refs(self, endpoint: str) -> set[str]:
         """Return the blobs that open tasks of an endpoint have as arguments."""
