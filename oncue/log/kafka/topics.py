@@ -89,17 +89,7 @@ class Topics:
 
     async def load(self) -> None:
         """Read all topics of the log. Raises LogError."""
-        try:
-            cluster = await self._client.fetch_all_metadata()
-            found = {f: len(cluster.partitions_for_topic(f) or ()) for f in cluster.topics() if self.short(f)}
-            configs = await self._described(found)
-            ids = await topic_ids(self._client, found)
-        except (k.KafkaError, OSError) as e:
-            raise explain(e, str(self._address), "list the topics") from e
-        for full, count in found.items():
-            name = full[len(self._prefix) :]
-            self._update(name, _topic(count, configs[full]), ids.get(full, b""))
-        await self._subscribe()
+        await self._refresh()
         self._client.cluster.add_listener(self._on_metadata)
 
     async def _subscribe(self) -> None:
