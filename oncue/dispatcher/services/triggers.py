@@ -172,11 +172,12 @@ class TriggerService:
 
     def infos(self) -> list[r.TriggerInfo]:
         """Return the states of all triggers, as this server knows them."""
-        return [
-            msgspec.structs.replace(info, detail="; ".join(filter(None, (info.detail, note)))) if note else info
-            for info in self._supervisor.infos()
-            for note in (self._chains_of(info.name).note(info.name),)
-        ]
+        return [self._with_note(info) for info in self._supervisor.infos()]
+
+    def _with_note(self, info: r.TriggerInfo) -> r.TriggerInfo:
+        """Add to a trigger's detail what is known of a loop that was stopped."""
+        note = self._chains_of(info.name).note(info.name)
+        return msgspec.structs.replace(info, detail="; ".join(filter(None, (info.detail, note)))) if note else info
 
     def not_running(self) -> list[r.TriggerInfo]:
         """Return the triggers that should run here and do not."""
