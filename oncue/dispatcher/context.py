@@ -63,6 +63,11 @@ class ServerContext:
         self.blobs_away = ""  # what is wrong with it now
         self.disk_full = ""  # the reason for which nothing new is accepted; "" if it is accepted
 
+    @property
+    def store_trouble(self) -> str:
+        """What is, or was at the start, wrong with the store of blobs; else ""."""
+        return self.blobs_trouble or self.blobs_away
+
     def is_new(self, us: int) -> bool:
         """Return True if what was made at this time is surely none of an earlier process."""
         return us > max(self.started_us, self.newest_us)

@@ -68,8 +68,8 @@ class StatusService:
         return f"not ok: {paused} of {len(rules)} rules are paused" if paused else ""
 
     def _blobs_trouble(self) -> str:
-        if self._context.blobs_trouble or self._context.blobs_away:
-            return self._context.blobs_trouble or self._context.blobs_away
+        if trouble := self._context.store_trouble:
+            return trouble
         others = self._ownership.other_blob_stores()
         return f"not the folder of {', '.join(others)}: set blobs_folder to one that all servers see" if others else ""
 

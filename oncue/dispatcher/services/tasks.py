@@ -293,8 +293,8 @@ class TaskService:
         channel = self._bridge.channels.get(state.call.endpoint) if state.call else None
         sent = channel is not None and not state.state.closed and channel.at_agent(state.id)
         context = self._context
-        trouble = context.blobs_trouble or context.blobs_away
-        return open_reason(state, context.registry, self._bridge.channels, self._ownership, trouble), sent
+        why = open_reason(state, context.registry, self._bridge.channels, self._ownership, context.store_trouble)
+        return why, sent
 
     def _ended_info(self, state: TaskState, e: Ended, position: str) -> r.TaskInfo:
         """Return a task closed by `e`, which the view may not have applied yet."""
