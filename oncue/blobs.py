@@ -187,8 +187,6 @@ class Blobs:
             os.close(fd)
             return Upload(sha256, size, cast(BinaryIO, open(name, "r+b")), self._keep)
 
-    put_stream = upload
-
     def _keep(self, temporary: BinaryIO, sha: str) -> None:
         temporary.flush()
         if self.durable:

@@ -256,9 +256,9 @@ class TaskService:
         elif not state.state.closed:  # streams report outcomes before the view has them
             await self._context.view.wait_for(await self._context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
             state = await self._state(task_id)
-        return self.check_visible(caller, state, text)
+        return self._check_visible(caller, state, text)
 
-    def check_visible(self, caller: Caller, state: TaskState | None, text: str) -> TaskState:
+    def _check_visible(self, caller: Caller, state: TaskState | None, text: str) -> TaskState:
         """Return the state if the caller may see it. Raises NotFound."""
         if state is None or state.call is None or not caller.sees(state.call.owner):
             raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
@@ -278,7 +278,7 @@ class TaskService:
             await context.view.wait_for(await context.log.end_offsets((RESULTS,)), READ_OWN_WRITES_S)
         open_ones = [i for i in ids if i not in found or not found[i].state.closed]
         found |= await context.view.tasks_of(open_ones, brief=True)
-        return [self.check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
+        return [self._check_visible(caller, found.get(i), text) for i, text in zip(ids, texts, strict=True)]
 
     def topics(self) -> list[str]:
         """Return the topics that hold tasks and their results."""

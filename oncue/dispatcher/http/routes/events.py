@@ -40,7 +40,6 @@ from oncue.view import EventFilter
 STRUCTURED, BATCHED = "application/cloudevents+json", "application/cloudevents-batch+json"
 KINDS = ("task", "outcome", "event", "rule", "endpoint", "trigger", "dead")
 RETRY_MS = 2_000
-_encode = msgspec.json.Encoder().encode
 
 
 async def emit(context: RequestContext) -> Emitted:
