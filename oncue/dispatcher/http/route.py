@@ -59,6 +59,11 @@ class RequestContext:
         headers = self.request.headers
         return "" if FORWARDED in headers else headers.get("Authorization", "")
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, with names in lower case."""
+        return {name.lower(): value for name, value in self.request.headers.items()}
+
     def stream(self) -> OpenRequest:
         """Return the request as a stream of its caller, to be counted and ended as one."""
         return OpenRequest(self.api.streams, self.request, self.caller.token_id, self.caller.subject)

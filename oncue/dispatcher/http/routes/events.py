@@ -55,8 +55,7 @@ def _events(context: RequestContext) -> Sequence[Event]:
 
     A CloudEvents request is binary, structured or a batch. Raises Invalid and others.
     """
-    headers = {name.lower(): value for name, value in context.request.headers.items()}
-    events = events_from_http(headers, context.raw)
+    events = events_from_http(context.headers, context.raw)
     if events is not None:
         return events
     coding_of(context.request, PLAIN)

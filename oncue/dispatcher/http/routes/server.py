@@ -45,8 +45,7 @@ async def hook(context: RequestContext) -> web.Response:
 
     The trigger authenticates it by a signature or token of its own.
     """
-    headers = {name.lower(): value for name, value in context.request.headers.items()}
-    return _hook_answer(await context.backend.triggers.receive(context.path("trigger"), headers, context.raw))
+    return _hook_answer(await context.backend.triggers.receive(context.path("trigger"), context.headers, context.raw))
 
 
 async def hook_options(context: RequestContext) -> web.Response:
@@ -54,8 +53,7 @@ async def hook_options(context: RequestContext) -> web.Response:
 
     See CloudEvents' HTTP 1.1 Web Hooks, section 4.
     """
-    headers = {name.lower(): value for name, value in context.request.headers.items()}
-    return _hook_answer(await context.backend.triggers.handshake(context.path("trigger"), headers))
+    return _hook_answer(await context.backend.triggers.handshake(context.path("trigger"), context.headers))
 
 
 def _hook_answer(answer: HookAnswer) -> web.Response:
