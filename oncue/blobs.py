@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from oncue.clocks.process import now_us, process_clock
-from oncue.disk.durable_files import sync_folder
+from oncue.disk.durable_files import sync_file, sync_folder
 from oncue.disk.space import NO_SPACE
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
 
@@ -195,6 +195,9 @@ class Blobs:
         target = self._path(sha)
         target.parent.mkdir(exist_ok=True)
         os.replace(temporary.name, target)
+        self._sync_name(target)
+
+    def _sync_name(self, target: Path) -> None:
         if self.durable:
             sync_folder(target.parent)
             sync_folder(self.folder)
@@ -208,14 +211,11 @@ class Blobs:
         source, target = other._path(sha256), self._path(sha256)
         try:
             if self.durable:
-                with open(source, "rb") as file:
-                    os.fsync(file.fileno())
+                sync_file(source)
             target.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.link(source, target)
-            if self.durable:
-                sync_folder(target.parent)
-                sync_folder(self.folder)
+            self._sync_name(target)
         except OSError:
             return False
         return True
