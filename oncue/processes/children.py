@@ -70,9 +70,9 @@ def kill_all(pids: Collection[int]) -> None:
 def end_children(spare: Callable[[], Collection[int]], limit_s: float) -> set[int]:
     """Kill this process's descendants, and wait for them to end.
 
-    Children that `spare` names stay.     Return the children that were found. They are zombies
-    then: the caller waits for them. Those that a child leaves become children, if this process
-    adopts orphans, and end too.
+    Children that `spare` names stay. Return the children that were found. They are zombies then:
+    the caller waits for them. Those that a child leaves become children, if this process adopts
+    orphans, and end too.
     """
     deadline = time.monotonic() + limit_s
     ended: set[int] = set()
