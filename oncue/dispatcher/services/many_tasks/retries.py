@@ -66,14 +66,16 @@ class RetryService:
             )
             states = [s for s in states if s.state.closed]
         made, errors = await self._retry(caller, states, request)
-        shorts = await self._context.view.short_ids([new_id for _, _, new_id, _ in made])
+        shorts = [""] * len(made)
+        if not request.dry_run:
+            shorts = await self._context.view.short_ids([new_id for _, _, new_id, _ in made])
         name = self._context.registry.endpoint_name
         return r.Retried(
             tasks=[
                 r.RetriedTask(
                     retry_of=old.id.hex(),
                     id="" if request.dry_run else new_id.hex(),
-                    short="" if request.dry_run else short,
+                    short=short,
                     state=phase_of(old),
                     name=version.call.name,
                     function=version.call.function,
