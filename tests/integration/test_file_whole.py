@@ -173,7 +173,10 @@ def test_a_file_renamed_while_it_is_written_fires_at_its_close(tmp_path: Path, r
     play(tmp_path, part, ready=ready)
 
 
-def test_a_link_to_a_file_that_is_written_fires_at_its_close(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("link", "symlinks"), [(os.link, "ignore"), (os.symlink, "files")])
+def test_a_link_to_a_file_that_is_written_fires_at_its_close(
+    tmp_path: Path, link: Callable[[Path, Path], None], symlinks: str
+) -> None:
     """The close is reported under the other name, outside of the folder."""
 
     async def part(w: Watched) -> None:
@@ -181,28 +184,13 @@ def test_a_link_to_a_file_that_is_written_fires_at_its_close(tmp_path: Path) -> 
         with outside.open("wb") as file:
             file.write(b"12")
             file.flush()
-            os.link(outside, w.data / "a.h5")
+            link(outside, w.data / "a.h5")
             assert "open for writing" in await w.decided("a.h5")
             file.write(b"34")
         (event,) = await w.count(1)
         assert event.data["size"] == 4
 
-    play(tmp_path, part, rescan="1h")
-
-
-def test_a_symbolic_link_to_a_file_that_is_written_fires_at_its_close(tmp_path: Path) -> None:
-    async def part(w: Watched) -> None:
-        outside = tmp_path / "outside"
-        with outside.open("wb") as file:
-            file.write(b"12")
-            file.flush()
-            (w.data / "a.h5").symlink_to(outside)
-            assert "open for writing" in await w.decided("a.h5")
-            file.write(b"34")
-        (event,) = await w.count(1)
-        assert event.data["size"] == 4
-
-    play(tmp_path, part, symlinks="files", rescan="1h")
+    play(tmp_path, part, symlinks=symlinks, rescan="1h")
 
 
 def test_a_file_that_is_opened_again_while_it_must_be_stable_waits(tmp_path: Path) -> None:
