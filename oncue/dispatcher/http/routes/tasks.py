@@ -1,4 +1,4 @@
-"""Routes of tasks: submit, show, wait, cancel, retry.
+"""Routes of tasks: submit, show, wait, output and outcomes.
 
 The batch is the hot path. No Python code here runs for each of its tasks; builtins in C do.
 """
