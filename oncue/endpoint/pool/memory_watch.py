@@ -29,9 +29,8 @@ class MemoryWatch:
             self._children_due_us = now_us + CHILDREN_US
             self._children = descendants_of(self._pid)
         used = _bytes({self._pid, *self._children}, shared=True)
-        if used <= limit_bytes or not self._children:
-            return used if used > limit_bytes else 0
-        used = _bytes({self._pid, *self._children}, shared=False)  # slow: only if it is close
+        if used > limit_bytes and self._children:
+            used = _bytes({self._pid, *self._children}, shared=False)  # slow: only if it is close
         return used if used > limit_bytes else 0
 
 

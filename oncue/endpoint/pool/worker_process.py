@@ -46,7 +46,6 @@ class ChunkInFlight:
         "tasks",
         "timeout_us",
         "used_bytes",
-        "used_bytes",
     )
 
     def __init__(
@@ -87,8 +86,8 @@ class WorkerProcess:
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
         self.stop_us = 0
-        #: Why it was made to end: timeout, cancel, close; pipe: it was closed; channel: out of
-        #: step; stuck: it did not begin its chunk.
+        #: Why it was made to end: timeout, cancel, memory, close; pipe: it was closed; channel: out
+        #: of step; stuck: it did not begin its chunk.
         self.ending = ""
         self.target = b""  # the task because of which
         self.term_us = 0

@@ -113,7 +113,7 @@ class Worker:
         self.broken: dict[str, tuple[int, Failure]] = {}
         self.pieces: list[bytes] = []  # finished, encoded, not sent
         self.used = 0
-        self.sent_us = self.begun_us = 0
+        self.sent_us = 0
         self.ending = False
         self.detached = False  # the running function's children may outlive it
         self.function = ""  # of the last chunk
@@ -192,7 +192,7 @@ class Worker:
         n, numbers, here = chunk.n, self.progress.numbers, position(chunk.n, 0)
         numbers[FIRST] = 0
         numbers[0] = n
-        self.sent_us = self.begun_us = now = self.now_us()
+        self.sent_us = begun = now = self.now_us()
         if here >= numbers[STOP]:
             self.flush(n, True)
             return
@@ -214,7 +214,7 @@ class Worker:
         if not self.capture.no_input():  # once a chunk: it costs a seek, and few read stdin
             self.capture.restore()
         self.flush(n, True)
-        if self.children.started or now - self.begun_us >= FORK_US:
+        if self.children.started or now - begun >= FORK_US:
             self._clean_thoroughly()
         else:
             self.cleanup.look_closer(whole=False)

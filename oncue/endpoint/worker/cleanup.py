@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import Any
 
 from oncue.endpoint.worker.late_settings import EVENT_LOOP, START_METHOD, imported, late_settings
-from oncue.endpoint.worker.settings import FINAL, SETTINGS, Setting
+from oncue.endpoint.worker.settings import FINAL, SETTINGS, Setting, unread
 from oncue.functions.load import Loaded
 
 _HOOKS = ("stdout", "stderr", "stdin", "excepthook", "displayhook", "argv", "path")
@@ -81,7 +81,7 @@ class Cleanup:
         self._modules = 0  # imported when late settings were looked for
         self._events: Any = None  # the module asyncio.events, once it is imported
         # os.environ's methods look putenv up in os; contextlib.chdir looks chdir up there.
-        directory = Setting(_DIRECTORY, lambda: None, lambda _: self.go_home(), ((os, ("chdir", "fchdir")),))
+        directory = Setting(_DIRECTORY, unread, lambda _: self.go_home(), ((os, ("chdir", "fchdir")),))
         for setting in (directory, *SETTINGS):
             self._add(setting)
         for module, names in FINAL:
@@ -101,8 +101,8 @@ class Cleanup:
             found: Loaded = context.run(load)
             home = found.home or (os.getcwd() if _DIRECTORY in self.touched else home)
         finally:
-            late = self._add_late()
-            unchanged = not late and self.touched <= {"", _DIRECTORY}
+            self._add_late()
+            unchanged = self.touched <= {"", _DIRECTORY}
             self.saved = Saved(self.fresh.values if unchanged else self._read(), context, home)
             self.touched.clear()
             self.go_home()
@@ -215,9 +215,9 @@ class Cleanup:
             for name in names:
                 self._watch(module, name, setting.name)
 
-    def _add_late(self) -> bool:
-        """Watch settings of modules imported meanwhile. Return True if there are any."""
-        found, self._modules = False, len(sys.modules)
+    def _add_late(self) -> None:
+        """Watch settings of modules imported meanwhile: they count as touched."""
+        self._modules = len(sys.modules)
         for name in [n for n in self._late if n in sys.modules]:
             module = imported(name)
             if module is None:
@@ -225,10 +225,8 @@ class Cleanup:
             setting = self._late.pop(name)(module)
             self._add(setting)
             self.touched.add(setting.name)
-            found = True
             if name == "asyncio.events":
                 self._events = module
-        return found
 
     def _watch(self, module: Any, name: str, setting: str, final: bool = False) -> None:
         real: Callable[..., Any] | None = getattr(module, name, None)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from oncue.endpoint.worker.settings import Setting
+from oncue.endpoint.worker.settings import Setting, unread
 
 EVENT_LOOP, START_METHOD = "event loop", "start method of multiprocessing"
 
@@ -41,12 +41,12 @@ def _urllib(m: Any) -> Setting:
 
 def _random(m: Any) -> Setting:
     """A task that seeds makes no later one repeat its numbers."""
-    return Setting("random numbers", lambda: None, lambda _: m._inst.seed(), ((m, ("seed", "setstate")),))
+    return Setting("random numbers", unread, lambda _: m._inst.seed(), ((m, ("seed", "setstate")),))
 
 
 def _numpy_random(m: Any) -> Setting:
     seed = m.seed
-    return Setting("random numbers of NumPy", lambda: None, lambda _: seed(), ((m, ("seed", "set_state")),))
+    return Setting("random numbers of NumPy", unread, lambda _: seed(), ((m, ("seed", "set_state")),))
 
 
 def _numpy(m: Any) -> Setting:

@@ -116,7 +116,7 @@ def _write_warnings(saved: list[Any]) -> None:
         changed()
 
 
-def _unread() -> None:
+def unread() -> None:
     """Reader of a setting that is written in any case: what it was is known."""
 
 
@@ -146,7 +146,7 @@ SETTINGS = [
     ),
     Setting(
         "tracing",
-        _unread,
+        unread,
         _stop_tracing,
         (
             (sys, ("settrace", "setprofile")),
@@ -175,17 +175,17 @@ SETTINGS = [
         ((locale, ("setlocale",)),),
     ),
     Setting("signal handlers", _handlers, _write_handlers, ((signal, ("signal", "siginterrupt")),)),
-    Setting("timers", _unread, _stop_timers, ((signal, ("alarm", "setitimer")),)),
+    Setting("timers", unread, _stop_timers, ((signal, ("alarm", "setitimer")),)),
     Setting(
         "signal mask",
-        _unread,
+        unread,
         lambda _: _pthread_sigmask(signal.SIG_SETMASK, ()),
         ((signal, ("pthread_sigmask",)),),
     ),
-    Setting("wakeup descriptor", _unread, lambda _: _set_wakeup_fd(-1), ((signal, ("set_wakeup_fd",)),)),
+    Setting("wakeup descriptor", unread, lambda _: _set_wakeup_fd(-1), ((signal, ("set_wakeup_fd",)),)),
     Setting(
         "traces of crashes",
-        _unread,
+        unread,
         _reset_traces,
         ((faulthandler, ("disable", "enable", "dump_traceback_later", "register", "unregister")),),
     ),
