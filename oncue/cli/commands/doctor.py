@@ -56,21 +56,18 @@ def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> No
     settings = load_settings({"data": data, "log": log_url})
     folder = settings.data_path
     serves = can_serve(folder)
-    server_checks: list[tuple[str, Check]] = [("inotify", inotify), ("log", lambda: log(settings))]
-    server_checks.append(("log and view", lambda: storage_checks.divergence(folder)))
-    if not settings.log:
-        server_checks.append(("stored log", lambda: storage_checks.stored_log(folder, deep)))
-    if not has_only_endpoints(folder):
-        server_checks.append(("port", lambda: port(settings.host, settings.port, folder)))
-    if serves or has_only_endpoints(folder):  # else it is a user's machine, which stores nothing
-        server_checks.insert(0, ("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)))
-    checks: list[tuple[str, Check]] = [
-        ("python", python),
-        ("libraries", lambda: libraries(serves)),
-        *(server_checks if serves else [c for c in server_checks if c[0] == "data folder"]),
-        ("url", lambda: client_checks.url(folder)),
-        ("server", lambda: server(folder)),
-    ]
+    only_endpoints = has_only_endpoints(folder)
+    checks: list[tuple[str, Check]] = [("python", python), ("libraries", lambda: libraries(serves))]
+    if serves or only_endpoints:  # else it is a user's machine, which stores nothing
+        checks.append(("data folder", lambda: data_folder(folder, settings.disk_stop_percent, serves)))
+    if serves:
+        checks += [("inotify", inotify), ("log", lambda: log(settings))]
+        checks.append(("log and view", lambda: storage_checks.divergence(folder)))
+    if serves and not settings.log:
+        checks.append(("stored log", lambda: storage_checks.stored_log(folder, deep)))
+    if serves and not only_endpoints:
+        checks.append(("port", lambda: port(settings.host, settings.port, folder)))
+    checks += [("url", lambda: client_checks.url(folder)), ("server", lambda: server(folder))]
     findings = [finding for name, check in checks for finding in guarded(name, check)]
     if json_:
         as_json(findings)
