@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from oncue.errors import OncueError
+from oncue.errors import Invalid, OncueError
 from oncue.text.escape import escaped, escaped_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,6 +151,17 @@ def when_listed(us: int) -> str:
     """Return the time for a list: in a terminal, of today without the date."""
     text = when(us)
     return text[11:] if sys.stdout.isatty() and text[:10] == time.strftime("%Y-%m-%d") else text
+
+
+def number_of(n: int, noun: str) -> str:
+    """Return a number of things in words, as `1 event` or `2,000 events`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def ambiguous(text: str, nouns: str, listed: Iterable[str], remedy: str) -> Invalid:
+    """Return the error for a short id that means several things, which it lists."""
+    lines = "\n".join(f"    {line}" for line in listed)
+    return Invalid(f"{text} means several {nouns}:\n{lines}", remedy=remedy)
 
 
 def took(start_us: int, end_us: int) -> str:

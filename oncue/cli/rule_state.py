@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from oncue.cli.output import say
+from oncue.cli.output import number_of, say
 from oncue.protocol.api import RuleInfo, RuleWarning
 
 
@@ -16,7 +16,7 @@ def state_text(rule: RuleInfo) -> str:
     """
     parts = []
     if rule.windows:
-        text = f"{_many(rule.windows, 'open window')} with {_many(rule.waiting, 'event')}"
+        text = f"{number_of(rule.windows, 'open window')} with {number_of(rule.waiting, 'event')}"
         if rule.closes_us:
             seconds = max(0, rule.closes_us // 1_000_000 - int(time.time()))
             text += f", the next closes in {seconds:,} s at the latest"
@@ -32,7 +32,7 @@ def unevaluated_text(rule: RuleInfo) -> str:
         return ""
     last = f"event {rule.unevaluated_event} of {rule.unevaluated_source}"
     return (
-        f"for {_many(rule.unevaluated, 'event')} since start, `when` could not be evaluated;"
+        f"for {number_of(rule.unevaluated, 'event')} since start, `when` could not be evaluated;"
         f" the last, {last}: {rule.unevaluated_why}"
     )
 
@@ -42,7 +42,3 @@ def show_warnings(file: str, warnings: Sequence[RuleWarning]) -> None:
     for w in warnings:
         remedy = f" ({w.remedy})" if w.remedy else ""
         say(f"{file}:{w.line}:{w.column}: warning: {w.rule}: {w.message}{remedy}", err=True)
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -9,9 +9,8 @@ import click
 from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
-from oncue.cli.output import as_json, facts, json_option, listing, say, when
+from oncue.cli.output import ambiguous, as_json, facts, json_option, listing, say, when
 from oncue.client import Client
-from oncue.errors import Invalid
 from oncue.protocol.api import EndpointInfo
 from oncue.quantities import duration_text
 
@@ -93,6 +92,5 @@ def whole_name(client: Client, text: str) -> str:
         return text
     found = [e for e in client.endpoints.list() if e.id.startswith(text) and e.state != "revoked"]
     if len(found) > 1:
-        listed = "\n".join(f"    {e.id}  {e.name}" for e in found)
-        raise Invalid(f"{text} means several endpoints:\n{listed}", remedy="give more of the id")
+        raise ambiguous(text, "endpoints", [f"{e.id}  {e.name}" for e in found], "give more of the id")
     return found[0].id if found else text

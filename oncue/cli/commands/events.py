@@ -12,8 +12,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import connected, json_file
 from oncue.cli.command_group import Group
-from oncue.cli.commands.tasks import ended, follow_json
-from oncue.cli.output import as_json, json_option, listing, say, when, when_listed
+from oncue.cli.output import ambiguous, as_json, json_option, listing, say, when, when_listed
 from oncue.cli.tasks.filters import (
     State,
     check_period,
@@ -23,6 +22,7 @@ from oncue.cli.tasks.filters import (
     total_text,
     until_option,
 )
+from oncue.cli.tasks.live import ended, follow_json
 from oncue.cli.tasks.tail import READ_EVENTS, READ_S, NewEvents, event_line
 from oncue.client import Client
 from oncue.errors import Invalid, NotFound
@@ -114,8 +114,8 @@ def _by_id(client: Client, text: str) -> EventInfo:
     if not candidates:
         raise NotFound(f"there is no event {text!r}", remedy="oncue events list shows what there is")
     if len(candidates) > 1:
-        listed = "\n".join(f"    {e.offset}  {when(e.at_us)}  {e.event.get('id')}" for e in candidates)
-        raise Invalid(f"{text} means several events:\n{listed}", remedy="give more of the id, or the offset")
+        listed = [f"{e.offset}  {when(e.at_us)}  {e.event.get('id')}" for e in candidates]
+        raise ambiguous(text, "events", listed, "give more of the id, or the offset")
     return candidates[0]
 
 

@@ -11,13 +11,22 @@ import click
 import msgspec
 
 from oncue.cli.client import connected
-from oncue.cli.output import STATES, as_json, json_option, safe, when
+from oncue.cli.output import STATES, as_json, json_option, number_of, safe, when
+from oncue.cli.tasks.filters import count_text
 from oncue.client import Client
 from oncue.clocks.process import now_us
 from oncue.errors import Forbidden
-from oncue.protocol.api import DeadInfo, EndpointInfo, Health, RuleInfo, TaskCount, TaskInfo, TriggerInfo
+from oncue.protocol.api import (
+    FAILED_STATES,
+    DeadInfo,
+    EndpointInfo,
+    Health,
+    RuleInfo,
+    TaskCount,
+    TaskInfo,
+    TriggerInfo,
+)
 
-FAILED = "failed,lost,timed_out,expired,refused"
 DAY_US = 86_400_000_000
 READ = 200  # newest tasks that are read for their reasons
 LINES = 5  # reasons that are shown
@@ -75,14 +84,14 @@ def read(client: Client) -> Report:
     since = now_us() - DAY_US
     count = client.tasks.count
     health = msgspec.json.decode(client.http.request("GET", "/health/ready").body, type=Health)
-    newest = client.tasks.list(state=FAILED, since_us=since, not_retried=True, limit=READ)
+    newest = client.tasks.list(state=FAILED_STATES, since_us=since, not_retried=True, limit=READ)
     tasks = Tasks(
         count(state="running"),
         count(state="waiting"),
         count(state="retrying"),
         count(state="cancelling"),
         count(state="succeeded", since_us=since),
-        count(state=FAILED, since_us=since, not_retried=True),
+        count(state=FAILED_STATES, since_us=since, not_retried=True),
         list(client.tasks.list(state="open", limit=READ)),
         list(newest),
     )
@@ -130,7 +139,7 @@ def _endpoints(endpoints: list[EndpointInfo]) -> Iterator[str]:
         else:
             state = "has never connected" if e.state == "never" else f"is {e.state}"
             since = f" since {when(e.since_us)}" if e.since_us else ""
-            waits = f", {e.waiting:,} open task{'s' if e.waiting > 1 else ''}" if e.waiting else ""
+            waits = f", {number_of(e.waiting, 'open task')}" if e.waiting else ""
             yield _wrong(f"{e.name} {state}{since}{waits}" + (f": {e.why}" if e.why else ""), "")
             yield _todo(f"on its machine: oncue endpoint start {e.name} --detach")
     if len(endpoints) > 2 * LINES:
@@ -139,7 +148,7 @@ def _endpoints(endpoints: list[EndpointInfo]) -> Iterator[str]:
 
 def _open(tasks: Tasks) -> Iterator[str]:
     numbers = [
-        f"{_counted(number)} {name}"
+        f"{count_text(number)} {name}"
         for name, number in (
             ("running", tasks.running),
             ("waiting", tasks.waiting),
@@ -158,7 +167,7 @@ def _open(tasks: Tasks) -> Iterator[str]:
 
 def _failures(tasks: Tasks) -> Iterator[str]:
     yield _head(
-        "last 24 h", f"{_counted(tasks.succeeded)} succeeded, {_counted(tasks.failed)} failed (and not retried)"
+        "last 24 h", f"{count_text(tasks.succeeded)} succeeded, {count_text(tasks.failed)} failed (and not retried)"
     )
     for n, t in _grouped(tasks.failures, lambda t: f"{t.rule}\0{t.name}\0{t.state}\0{t.why}"):
         whose = f"rule {t.rule}, {t.name}" if t.rule else t.name
@@ -210,10 +219,6 @@ def _todo(text: str) -> str:
 
 def _color(state: str) -> str:
     return click.style(state, fg=STATES.get(state))
-
-
-def _counted(number: TaskCount) -> str:
-    return f"over {number.count:,}" if number.more else f"{number.count:,}"
 
 
 def _many(n: int, most: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,17 +11,24 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
-from oncue.cli.output import as_json, facts, json_line, json_option, plain, safe, say, table, took, when, when_listed
+from oncue.cli.output import as_json, facts, json_option, plain, safe, say, table, took, when, when_listed
 from oncue.cli.tasks import many
 from oncue.cli.tasks import tail as lines
-from oncue.cli.tasks.filters import State, check_period, cursor_option, filter_options, tell_more, total_text
+from oncue.cli.tasks.filters import (
+    State,
+    check_period,
+    cursor_option,
+    endpoint_option,
+    filter_options,
+    rule_option,
+    tell_more,
+    total_text,
+)
 from oncue.cli.tasks.ids import newest_id, whole_id, whole_ids
+from oncue.cli.tasks.live import ended, follow_json
 from oncue.cli.value_output import TEXT_CHARS, value_output
-from oncue.client import Client
-from oncue.errors import Invalid, Unreachable
-from oncue.protocol.api import TaskInfo
-
-FAILED = "failed,lost,timed_out,expired,refused"  # what `retry` selects if no state is given
+from oncue.errors import Invalid
+from oncue.protocol.api import FAILED_STATES, TaskInfo
 
 
 @click.group(cls=Group)
@@ -132,8 +138,8 @@ def show(task: str | None, json_: bool) -> None:
     "--lines", "-n", "count", type=click.IntRange(0, 1_000), default=10, show_default=True, help="First show so many."
 )
 @click.option("--state", type=State(), default="", shell_complete=completers.states, help="Only tasks in these states.")
-@click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint.")
-@click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule.")
+@endpoint_option
+@rule_option
 def tail(json_: bool, count: int, state: str, endpoint: str, rule: str) -> None:
     """Print tasks as they are accepted, run and close, until Ctrl-C.
 
@@ -171,25 +177,6 @@ def _is_meant(item: dict[str, Any], state: str, endpoint: str, rule: str) -> boo
         and endpoint in ("", item.get("endpoint"))
         and rule in ("", item.get("rule"))
     )
-
-
-def follow_json(
-    client: Client, kinds: tuple[str, ...], is_meant: Callable[[dict[str, Any]], bool] = lambda item: True
-) -> None:
-    """Print live messages of these kinds as JSON lines.
-
-    Raises Unreachable when the server closes the stream.
-    """
-    for kind, data in client.live(*kinds):
-        if kind and is_meant(data):
-            json_line({"kind": kind, "data": data})
-    ended(client)
-
-
-def ended(client: Client) -> None:
-    """Raise the error for a stream that the server has closed."""
-    _ = client.me  # raises the better error if the token is not valid any more
-    raise Unreachable("the server has closed the stream", remedy="run the command again")
 
 
 @tasks.command()
@@ -232,10 +219,10 @@ def cancel(ids: tuple[str, ...], dry_run: bool, yes: bool, json_: bool, **filter
             filters["state"] = filters["state"] or "open"
             if dry_run:
                 found, _ = client.tasks.page(limit=many.SHOWN, **filters)
-                total = total_text(client.tasks.count, filters)
                 if json_:
                     as_json({"count": client.tasks.count(**filters), "tasks": found})
                 else:
+                    total = total_text(client.tasks.count, filters)
                     many.show_selected(found, f"{total} would be cancelled; nothing was done")
                 return
             total_ = many.confirmed(client, "cancel", filters, yes)
@@ -294,7 +281,7 @@ def retry(
             answers = client.tasks.retry_many(whole_ids(client, ids), **options)
             total = len(ids)
         else:
-            filters["state"] = filters["state"] or FAILED
+            filters["state"] = filters["state"] or FAILED_STATES
             skip = {"not_retried": not again}
             total = 0 if dry_run else many.confirmed(client, "retry", filters, yes, **skip)
             answers = client.tasks.retry_selected(**filters, again=again, **options) if total or dry_run else iter(())

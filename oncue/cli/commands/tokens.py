@@ -11,7 +11,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import connected, seconds
 from oncue.cli.command_group import Group
-from oncue.cli.output import as_json, json_option, listing, say, when
+from oncue.cli.output import ambiguous, as_json, json_option, listing, say, when
 from oncue.cli.times import time_us
 from oncue.client import Client
 from oncue.clocks.process import now_us
@@ -160,6 +160,5 @@ def _whole_id(client: Client, text: str) -> str:
         return text
     found = [t for t in known if t.id.startswith((text, f"tok_{text}")) and not t.revoked]
     if len(found) > 1:
-        listed = "\n".join(f"    {t.id}  {t.name}, of {t.subject}" for t in found)
-        raise Invalid(f"{text} means several tokens:\n{listed}", remedy="give more of the id")
+        raise ambiguous(text, "tokens", [f"{t.id}  {t.name}, of {t.subject}" for t in found], "give more of the id")
     return found[0].id if found else text

@@ -42,14 +42,18 @@ since_option = click.option(
 until_option = click.option(
     "--until", "until_us", type=Time(), default=0, metavar="TIME", help="Only before this time."
 )
+endpoint_option = click.option(
+    "--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint."
+)
+rule_option = click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule.")
 _states = "Only tasks in these states: open, closed, waiting, running, succeeded, failed ..."
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--state", type=State(), default="", metavar="STATE[,STATE...]", shell_complete=completers.states, help=_states
     ),
-    click.option("--endpoint", default="", shell_complete=completers.endpoints, help="Only tasks of this endpoint."),
+    endpoint_option,
     click.option("--function", default="", shell_complete=completers.functions, help="Only tasks of this function."),
-    click.option("--rule", default="", shell_complete=completers.rules, help="Only tasks of this rule."),
+    rule_option,
     click.option("--owner", default="", help="Only tasks of this person (for admins)."),
     since_option,
     until_option,
@@ -96,10 +100,13 @@ def _words_without_cursor() -> str:
 def total_text(count: Callable[..., TaskCount | EventCount], filters: dict[str, Any]) -> str:
     """Return how many items a list has; "" if a server of an older version cannot say."""
     try:
-        counted = count(**filters)
+        return count_text(count(**filters))
     except (Invalid, NotFound):
         return ""
-    return f"over {counted.count:,}" if counted.more else f"{counted.count:,}"
+
+
+def count_text(counted: TaskCount | EventCount) -> str:
+    return f"{'over ' if counted.more else ''}{counted.count:,}"
 
 
 def check_period(since_us: int, until_us: int) -> None:

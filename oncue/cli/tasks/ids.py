@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from oncue.cli.output import when
+from oncue.cli.output import ambiguous, when
 from oncue.client import Client
-from oncue.errors import Invalid, NotFound
+from oncue.errors import NotFound
 
 CANDIDATES = 10  # are listed if an id means several tasks
 _WHOLE = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
@@ -24,11 +24,10 @@ def whole_id(client: Client, text: str) -> str:
     if not found:
         raise NotFound(f"there is no task {text}", remedy="oncue tasks list shows yours")
     if len(found) > 1:
-        listed = "\n".join(
-            f"    {t.short or t.id}  {t.state:9}  {t.name}  {when(t.accepted_us)}" for t in found[:CANDIDATES]
-        )
-        more = "\n    ... and more" if len(found) > CANDIDATES else ""
-        raise Invalid(f"{text} means several tasks:\n{listed}{more}", remedy="give more digits of the id")
+        listed = [f"{t.short or t.id}  {t.state:9}  {t.name}  {when(t.accepted_us)}" for t in found[:CANDIDATES]]
+        if len(found) > CANDIDATES:
+            listed.append("... and more")
+        raise ambiguous(text, "tasks", listed, "give more digits of the id")
     return found[0].id
 
 

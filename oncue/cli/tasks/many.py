@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from oncue.cli.backup_progress import progress_bar
-from oncue.cli.output import as_json, say, table
+from oncue.cli.output import as_json, number_of, say, table
 from oncue.client import Client
 from oncue.errors import Conflict, Invalid
 from oncue.protocol.api import Retried, RetriedTask, TaskInfo
@@ -30,7 +30,7 @@ def confirmed(client: Client, what: str, filters: dict[str, Any], yes: bool, **m
     if not counted.count:
         say(f"no task to {what}", err=True)
         return 0
-    tasks = f"{'over ' if counted.more else ''}{counted.count:,} task{'s' if counted.count > 1 else ''}"
+    tasks = f"{'over ' if counted.more else ''}{number_of(counted.count, 'task')}"
     if not yes:
         if not sys.stdin.isatty():
             raise Invalid(f"{tasks} would be {_past(what)}", remedy="say --yes, or --dry-run to see which")

@@ -32,6 +32,7 @@ from oncue.protocol.api.rules import (
 )
 from oncue.protocol.api.server import Health, Me
 from oncue.protocol.api.tasks import (
+    FAILED_STATES,
     Accepted,
     AttemptInfo,
     BatchRequest,
@@ -59,6 +60,7 @@ from oncue.protocol.api.triggers import (
 )
 
 __all__ = [
+    "FAILED_STATES",
     "Accepted",
     "AttemptInfo",
     "BackfillRequest",

@@ -191,6 +191,10 @@ class RetryOneRequest(Request, frozen=True):
     same_version: bool = False  # run the function's version that the task ran; else the one in force
 
 
+#: States of tasks that have failed in any way.
+FAILED_STATES = "failed,lost,timed_out,expired,refused"
+
+
 class RetryRequest(Request, frozen=True):
     """POST /v1/tasks/retry: run closed tasks again, as new tasks.
 

@@ -28,7 +28,6 @@ from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import TaskState
 
 GROUP_BYTES = 4 << 20  # of arguments that are in memory at once
-FAILED = "failed,lost,timed_out,expired,refused"  # states of a filter that names none
 
 
 class RetryService:
@@ -62,7 +61,7 @@ class RetryService:
             states, cursor = await self._tasks.visible_states(caller, list(dict.fromkeys(request.tasks))), None
         else:
             states, cursor = await self._lists.select(
-                caller, request.filter, FAILED, request.cursor, request.limit, not_retried=not request.again
+                caller, request.filter, r.FAILED_STATES, request.cursor, request.limit, not_retried=not request.again
             )
             states = [s for s in states if s.state.closed]
         made, errors = await self._retry(caller, states, request)
