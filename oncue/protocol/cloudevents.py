@@ -73,7 +73,7 @@ def from_record(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> Even
     if headers == _HEADERS:  # written by oncue
         return from_json(value)
     named = {name.lower(): content for name, content in headers}
-    kind = named.get("content-type", b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
+    kind = media_type(named.get("content-type", b"").decode("utf-8", "replace"))
     if kind == STRUCTURED:
         return from_json(value)
     if kind.startswith("application/cloudevents"):
@@ -127,14 +127,14 @@ def _from_binary(value: bytes, headers: Mapping[str, bytes]) -> Event:
             raise Invalid(f"{name}: cannot be a header", remedy="the data is the record's value, its type content-type")
         fields[name] = _header_text(name, content)
     if "content-type" in headers:
-        content_type = _header_text("content-type", headers["content-type"])
-        _check_agree(content_type, fields.get("datacontenttype"))
-        fields["datacontenttype"] = content_type
+        named = _header_text("content-type", headers["content-type"])
+        _check_agree(named, fields.get("datacontenttype"))
+        fields["datacontenttype"] = named
     data = None
     if value:
-        data, fields["datacontenttype"] = decode_data(value, fields.pop("datacontenttype", None))
-        if fields["datacontenttype"] is None:
-            del fields["datacontenttype"]
+        data, content_type = decode_data(value, fields.get("datacontenttype"))
+        if content_type is not None:
+            fields["datacontenttype"] = content_type
     return _event(fields, data)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from oncue.errors import Invalid, TooLarge
+from oncue.protocol.charsets import media_type
 from oncue.protocol.cloudevents import STRUCTURED, from_json, from_record
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import EVENT_BYTES, Event
@@ -33,7 +34,7 @@ def events_from_http(headers: Mapping[str, str], body: bytes) -> list[Event] | N
     `headers` have lower-case names. Raises Invalid, which names the attribute (and the index in a
     batch), and TooLarge for an event over EVENT_BYTES.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(headers.get("content-type", ""))
     if kind == STRUCTURED:
         return [_structured(body)]
     if kind == BATCHED:
