@@ -58,18 +58,10 @@ def local_files(name: str) -> dict[str, Path]:
     not found. Imports nothing.
     """
     parts = name.split(".")
-    if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
-        return {}
-    spec = _spec(parts[0])
-    if spec is None:
-        return {}
-    if spec.submodule_search_locations is None:
-        path = Path(spec.origin) if spec.origin else None
-        return {} if path is None or path.suffix != ".py" or installed(path) else {path.name: path}
-    locations = list(spec.submodule_search_locations)
-    if not locations or installed(Path(locations[0])):
-        return {}
-    root, found = Path(locations[0]).parent, {}
+    file, package = _own_place(parts[0])
+    if package is None:
+        return {file.name: file} if file is not None and file.suffix == ".py" else {}
+    root, found = package.parent, {}
     for depth in range(1, len(parts) + 1):
         folder = root.joinpath(*parts[:depth])
         init, plain = folder / "__init__.py", folder.with_suffix(".py")
@@ -82,20 +74,30 @@ def local_files(name: str) -> dict[str, Path]:
 def compiled_file(name: str) -> Path | None:
     """Return the file of the user's own compiled module `name`; None if it is none."""
     parts = name.split(".")
-    if not parts[0] or parts[0] in sys.stdlib_module_names or parts[0] in ("oncue", "__main__"):
-        return None
-    spec = _spec(parts[0])
-    if spec is None:
-        return None
-    if spec.submodule_search_locations is None:
-        path = Path(spec.origin or "")
-        return path if path.name.endswith(_COMPILED) and not installed(path) else None
-    locations = list(spec.submodule_search_locations)
-    if not locations or installed(Path(locations[0])):
-        return None
-    stem = Path(locations[0]).parent.joinpath(*parts)
+    file, package = _own_place(parts[0])
+    if package is None:
+        return file if file is not None and file.name.endswith(_COMPILED) else None
+    stem = package.parent.joinpath(*parts)
     found = (stem.with_name(stem.name + suffix) for suffix in _COMPILED)
     return next((path for path in found if path.is_file()), None)
+
+
+def _own_place(top: str) -> tuple[Path | None, Path | None]:
+    """Return (file, package folder) of a top-level module of the user's: one is None.
+
+    Both are for a module that is installed, built in or not found.
+    """
+    if not top or top in sys.stdlib_module_names or top in ("oncue", "__main__"):
+        return None, None
+    spec = _spec(top)
+    if spec is None:
+        return None, None
+    folders = spec.submodule_search_locations
+    places = [spec.origin] if folders is None else list(folders)
+    place = Path(places[0]) if places and places[0] else None
+    if place is None or installed(place):
+        return None, None
+    return (place, None) if folders is None else (None, place)
 
 
 def _spec(top: str) -> importlib.machinery.ModuleSpec | None:
