@@ -71,8 +71,13 @@ if TYPE_CHECKING:
     from oncue.functions.options import function
     from oncue.pickles import ObjectRef
 
-_CLIENT = ("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed")
-_EXECUTOR = ("OncueExecutor", "TaskFuture")
+#: Modules of the names that are no errors.
+_HOMES = {
+    "ObjectRef": "pickles",
+    "OncueExecutor": "client.executor",
+    "TaskFuture": "client.executor",
+    "function": "functions.options",
+} | dict.fromkeys(("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed"), "client")
 
 
 def __dir__() -> list[str]:
@@ -84,7 +89,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        home = "client" if name in _CLIENT else "client.executor" if name in _EXECUTOR else "errors"
-        home = {"ObjectRef": "pickles", "function": "functions.options"}.get(name, home)
-        return getattr(import_module(f"oncue.{home}"), name)
+        return getattr(import_module(f"oncue.{_HOMES.get(name, 'errors')}"), name)
     raise AttributeError(f"module 'oncue' has no attribute {name!r}")

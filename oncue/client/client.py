@@ -32,7 +32,7 @@ from oncue.client.display import notebook
 from oncue.client.display.progress import progress_bar
 from oncue.client.gather import as_completed, gather
 from oncue.client.options import Options, Retry
-from oncue.client.session import open_session
+from oncue.client.session import LINGER_S, PATIENCE_S, open_session
 from oncue.client.task import Task, TaskById
 from oncue.errors import OncueError
 from oncue.protocol.api import Emitted, Me
@@ -73,8 +73,8 @@ class Client(BoundClient):
         *,
         data: str | os.PathLike[str] = "",
         trust: Iterable[str] = (),
-        patience: float = 60.0,
-        linger: float = 30.0,
+        patience: float = PATIENCE_S,
+        linger: float = LINGER_S,
     ) -> None:
         session = open_session(url, token, data=data, trust=trust, patience=patience, linger=linger)
         super().__init__(session, Options())

@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -379,6 +379,11 @@ def register_function(http: Http, request: FunctionRequest) -> Answer:
     if len(request.body) <= JSON_BODY_BYTES:
         return http.request("POST", "/v1/functions", msgspec.json.encode(request), repeat=True)
     return http.request("POST", "/v1/functions", msgspec.msgpack.encode(request), kind=MSGPACK, repeat=True)
+
+
+def in_path(text: str) -> str:
+    """Return a name as a part of a URL's path."""
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def error_classes() -> dict[str, type[OncueError]]:

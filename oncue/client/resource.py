@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -130,8 +130,3 @@ def query_text(values: Mapping[str, Any]) -> str:
 def flags(filters: Mapping[str, Any]) -> dict[str, Any]:
     """Return filters as query parameters, without those that are not given."""
     return {name: 1 if value is True else value for name, value in filters.items() if value}
-
-
-def in_path(text: str) -> str:
-    """Return a name as a part of a URL's path."""
-    return quote(text, safe="", errors="surrogateescape")

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from oncue import ids
-from oncue.client.http import MSGPACK, register_function
-from oncue.client.resource import PAGE, Resource, flags, in_path, query_text
+from oncue.client.http import MSGPACK, in_path, register_function
+from oncue.client.resource import PAGE, Resource, flags, query_text
 from oncue.errors import Invalid, MethodNotAllowed
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data

@@ -15,14 +15,13 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict, Unpack
-from urllib.parse import quote
 
 import msgspec
 
 from oncue.client.blobs import fetch_blob
 from oncue.client.discovery import find_server
 from oncue.client.functions import RegisteredFunctions
-from oncue.client.http import Http, Target
+from oncue.client.http import Http, Target, in_path
 from oncue.client.outcomes import OutcomeReceiver
 from oncue.client.submission import BatchSender
 from oncue.client.unaccepted import exit_with
@@ -31,6 +30,8 @@ from oncue.errors import Forbidden, NotFound, OncueError
 from oncue.protocol.api import EndpointInfo
 from oncue.protocol.payload import Ref
 
+PATIENCE_S = 60.0  # for which a server may be away
+LINGER_S = 30.0  # for which closing waits for a server that accepts nothing
 UNSEEN_S = 5.0  # pause between requests for an endpoint that the caller may not see
 
 
@@ -79,8 +80,8 @@ class Session:
         return owned
 
     def _endpoint_owner(self, key: str) -> str:
-        path = f"/v1/endpoints/{quote(key, safe='', errors='surrogateescape')}"
-        return msgspec.json.decode(self.http.request("GET", path).body, type=EndpointInfo).owner
+        answer = self.http.request("GET", f"/v1/endpoints/{in_path(key)}")
+        return msgspec.json.decode(answer.body, type=EndpointInfo).owner
 
 
 class ClientOptions(TypedDict, total=False):
@@ -96,7 +97,9 @@ def open_session(url: str = "", token: str = "", **options: Unpack[ClientOptions
     """Return the session of a client with these arguments."""
     data = options.get("data", "")
     target = functools.partial(find_server, url, token, Path(data) if data else default_data())
-    return Session(target, options.get("patience", 60.0), options.get("linger", 30.0), options.get("trust", ()))
+    return Session(
+        target, options.get("patience", PATIENCE_S), options.get("linger", LINGER_S), options.get("trust", ())
+    )
 
 
 def _close_forgotten(sender: BatchSender) -> None:
