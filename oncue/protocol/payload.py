@@ -139,14 +139,20 @@ def pack(value: Any, *, as_data: bool = False, ids: Ids = Ids.KEPT, references: 
     `as_data`: the value was read from JSON, where no list is referenced twice. `ids`,
     `references`: see oncue.pickles.pickler. Raises CannotPack if the value cannot be pickled.
     """
-    if has_plain_types(value) if as_data else is_plain(value):
-        try:
-            return MSGPACK + _encode(value)
-        except UnicodeEncodeError:  # a lone surrogate: msgpack has none, pickle has
-            pass
+    plain = has_plain_types(value) if as_data else is_plain(value)
+    if plain and (packed := _pack_plain(value)) is not None:
+        return packed
     file = io.BytesIO()
     pack_into(file, value, ids=ids, references=references)
     return file.getvalue()
+
+
+def _pack_plain(value: Any) -> bytes | None:
+    """Encode a plain value; None for a lone surrogate: msgpack has none, pickle has."""
+    try:
+        return MSGPACK + _encode(value)
+    except UnicodeEncodeError:
+        return None
 
 
 def pack_into(
@@ -223,10 +229,13 @@ def _pack_apart(value: Any, apart: OutOfBand, pack_whole: Callable[[References],
 
     `pack_whole` packs the original.
     """
+    plain = not apart.has_wrapped and is_plain(value)
+    if plain and (packed := _pack_plain(value)) is not None:
+        return PackedApart(packed, [], [])
     references = References()
     buffers: list[Buffer] = []
     body = b""
-    if apart.has_wrapped or not is_plain(value):
+    if not plain:
         file = io.BytesIO()
         with contextlib.suppress(CannotPack):  # pack_whole raises it again, with more to say
             pack_into(file, value, ids=Ids.CONTENT, apart=apart, references=references)
