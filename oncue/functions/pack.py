@@ -152,7 +152,7 @@ def _cannot(fn: Any, label: str, error: Exception) -> CannotPack:
         return CannotPack(
             f"{label} cannot be packed: {type(error).__name__}: {error}", remedy=unpicklable.remedy_for(fn)
         )
-    message, remedy = unpicklable.explained(fn, error)
+    message, remedy = unpicklable.explained(fn, error, found)
     return CannotPack(f"{label} cannot be packed: {message}", remedy=remedy)
 
 

@@ -81,12 +81,15 @@ def _function_parts(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from ((f"the attribute {k!r} of the function", v) for k, v in vars(f).items())
 
 
-def explained(value: Any, error: Exception) -> tuple[str, str]:
-    """Return (message, remedy) for a value that cannot be pickled."""
+def explained(value: Any, error: Exception, found: tuple[str, Any] | None = None) -> tuple[str, str]:
+    """Return (message, remedy) for a value that cannot be pickled.
+
+    `found`: its part that cannot, if `find` was called already.
+    """
     remedy = remedy_for(value)
     if remedy != _ANY_REMEDY:
         return f"{described(value)} cannot travel ({error})", remedy
-    if (found := find(value)) is not None:
+    if (found := found or find(value)) is not None:
         return f"{found[0]} is {described(found[1])}, which cannot travel ({error})", remedy_for(found[1])
     return f"a value of type {type(value).__name__} cannot be pickled: {type(error).__name__}: {error}", remedy
 
