@@ -8,7 +8,13 @@ from collections.abc import Iterable
 import click
 
 #: Words of other tools, and the command that is meant.
-HABITS = {"ls": "list", "ps": "list", "get": "show", "describe": "show", "info": "show", "log": "logs"} | {
+HABITS = {
+    "ls": "list",
+    "ps": "list",
+    "get": "show",
+    "describe": "show",
+    "info": "show",
+    "log": "logs",
     "rm": "revoke",
     "delete": "revoke",
     "kill": "cancel",
