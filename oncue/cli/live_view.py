@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from oncue.cli.output import safe, took, when
+from oncue.cli.output import WHOLE_ID, safe, took, when
 from oncue.client import Client
 from oncue.protocol.api import TaskInfo
 
@@ -23,7 +23,6 @@ REFRESH_S = 0.5  # shortest time between two reads of the list, however many tas
 NAMES = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
 OPTIONAL = ("ACCEPTED", "TOOK", "ID", "WHY")  # dropped in this order if the terminal is too narrow
 LEAST_WHY = 12  # characters
-WHOLE_ID = 120  # columns of a terminal that shows whole ids
 GAP = 2
 
 

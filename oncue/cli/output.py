@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 CELL_CHARS = 70  # of a table's cell in a terminal; a function's hash has 64
 LEAST_CHARS = 10  # of a cell in a narrow terminal
+WHOLE_ID = 120  # columns of a terminal that shows whole ids
 STATES = {
     "succeeded": "green",
     "running": "cyan",

@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from oncue.cli.output import STATES, safe, took
+from oncue.cli.output import STATES, WHOLE_ID, safe, took
 from oncue.client import Client
 from oncue.protocol.api import EventInfo, TaskInfo
 
-WHOLE_ID = 120  # columns of a terminal that shows whole ids
 KEPT = 200  # closed tasks whose start may still come
 READ_S = 0.2  # before a read of the list of events
 READ_EVENTS = 500  # at once; of more, the oldest are left out
