@@ -27,7 +27,7 @@ from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.cel_cost import UNBOUNDED, cost_s
 from oncue.rules.matching.cel_numbers import number_environment, within_64_bits
-from oncue.rules.matching.cel_tree import parse_tree, paths_of
+from oncue.rules.matching.cel_tree import Tree, parse_tree, paths_of
 from oncue.rules.matching.fields import ATTRIBUTES
 
 MAX_CHARS = 2_000
@@ -56,21 +56,23 @@ class Cel:
 
     def paths(self) -> list[str]:
         """Return the paths into the event that the condition reads."""
-        try:
-            return paths_of(parse_tree(self._expression.serialize()))
-        except ValueError:
-            return []
+        tree = self._tree()
+        return paths_of(tree) if tree is not None else []
 
     def longest(self) -> Callable[[int], float]:
         """Return the longest time (s) of an evaluation, as a function.
 
         Its argument is the size of an event (bytes). inf: no bound is known.
         """
+        tree = self._tree()
+        return lambda event_bytes: cost_s(tree, self._uses, event_bytes) if tree is not None else UNBOUNDED
+
+    def _tree(self) -> Tree | None:
+        """Return the syntax tree; None: its form is not known."""
         try:
-            tree = parse_tree(self._expression.serialize())
+            return parse_tree(self._expression.serialize())
         except ValueError:
-            return lambda event_bytes: UNBOUNDED
-        return lambda event_bytes: cost_s(tree, self._uses, event_bytes)
+            return None
 
     def _activation(self, event: Event) -> dict[str, Any]:
         uses = self._uses

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_KEY = re.compile(r"\w+", re.ASCII)
+
 
 class Constant(NamedTuple):
     """A literal; `text` of a string or bytes, else empty."""
@@ -56,29 +58,29 @@ class Loop(NamedTuple):
 
 def paths_of(tree: Tree) -> list[str]:
     """Return the paths into the event that an expression reads: data.meta.size."""
-    found: list[str] = []
-    _collect(tree, found)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_paths(tree)))
 
 
-def _collect(tree: Tree, found: list[str]) -> None:
-    if isinstance(tree, Select):
-        path = _path(tree)
-        found += [path] if path else []
-        if not path:
-            _collect(tree.operand, found)
-        return
-    parts: tuple[Tree, ...] = ()
-    if isinstance(tree, CallOf):
-        path = _path(tree)
-        found += [path] if path else []
-        parts = () if path else tree.args
-    elif isinstance(tree, ListOf):
-        parts = tree.items
-    elif isinstance(tree, Loop):
-        parts = (tree.over, tree.start, tree.condition, tree.step, tree.result)
-    for part in parts:
-        _collect(part, found)
+def _paths(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, Select | CallOf) and (path := _path(tree)):
+        yield path
+    else:
+        for part in _parts(tree):
+            yield from _paths(part)
+
+
+def _parts(tree: Tree) -> tuple[Tree, ...]:
+    match tree:
+        case Select(operand, _):
+            return (operand,)
+        case CallOf(_, args):
+            return args
+        case ListOf(items):
+            return items
+        case Loop():
+            return (tree.over, tree.start, tree.condition, tree.step, tree.result)
+        case Constant() | Name():
+            return ()
 
 
 def _path(tree: Tree) -> str:
@@ -94,7 +96,6 @@ def _path(tree: Tree) -> str:
     return f"{before}.{key}" if before and _KEY.fullmatch(key) else ""
 
 
-_KEY = re.compile(r"\w+", re.ASCII)
 Tree = Constant | Name | Select | CallOf | ListOf | Loop
 _Value = int | bytes
 
