@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -68,13 +69,8 @@ def _text(name: str, value: Any) -> str:
 
 
 def _of_path(name: str) -> Make:
-    take: Callable[[PurePosixPath], str] = {
-        "name": lambda path: path.name,
-        "stem": lambda path: path.stem,
-        "suffix": lambda path: path.suffix,
-        "parent": lambda path: str(path.parent),
-    }[name]
-    return lambda: Filter(lambda value: take(PurePosixPath(_text(name, value))))
+    part = attrgetter(name)
+    return lambda: Filter(lambda value: str(part(PurePosixPath(_text(name, value)))))
 
 
 def _of_text(name: str, change: Callable[[str], str]) -> Make:
