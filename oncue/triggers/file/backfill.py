@@ -16,7 +16,7 @@ from oncue.protocol.api import Backfilled, BackfillRequest
 from oncue.triggers.file.evaluator import FileEvaluator
 from oncue.triggers.file.ledger import EXISTING, FIRED, FileRow, Ledger
 from oncue.triggers.file.options import FileSpec
-from oncue.triggers.file.selection import folders_to, read_selection
+from oncue.triggers.file.selection import Selection, folders_to, read_selection
 from oncue.triggers.file.stability import FileKey
 
 PAGE = 500  # rows of one step
@@ -48,7 +48,7 @@ class Backfill:
             return lambda folder, name: True
         own = read_selection(self._spec.selects)
         glob = "**/" + self._request.glob if "/" not in self._request.glob else self._request.glob
-        return type(own)(glob, (), own.any_case, any_form=True).compile()[0]
+        return Selection(glob, (), own.any_case, any_form=True).compile()[0]
 
     def step(self) -> bool:
         """Handle one page; return True if it was the last one, or nobody waits any more."""
