@@ -21,7 +21,6 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _ORIGIN_CHARS = 253
 
 Secret = str | tuple[str, ...]
-Header = str
 
 
 class VerifyOptions(
@@ -46,10 +45,10 @@ class VerifyOptions(
     hmac_sha256: Secret = ()
     hmac_sha384: Secret = ()
     hmac_sha512: Secret = ()
-    header: Header = ""  # with the signature of hmac-...
+    header: str = ""  # with the signature of hmac-...
     prefix: str = ""  # of the signature: "sha256="
     encoding: Literal["hex", "base64", "base64url"] = "hex"  # of the signature
-    timestamp: Header = ""  # with the time of the signature, if it is signed
+    timestamp: str = ""  # with the time of the signature, if it is signed
     signed: str = ""  # the text that is signed: "{timestamp}.{body}"
     tolerance: str | int | float = "5m"  # greatest age of a signed time
 
@@ -65,7 +64,7 @@ class WebhookOptions(
     verify: Annotated[VerifyOptions | Literal["none"] | None, msgspec.Meta(extra={"remedy": _REMEDY})] = None
     type: str = ""  # type of the events made of requests that are not CloudEvents
     identity: Literal["request", "body"] = "request"  # of a request that no header identifies
-    id_header: Header = ""  # that has the id of the event
+    id_header: str = ""  # that has the id of the event
     origins: tuple[str, ...] = ()  # senders that the handshake of CloudEvents admits; (): all
 
     def __post_init__(self) -> None:
@@ -132,7 +131,7 @@ def _scheme(verify: VerifyOptions, method: str, place: str) -> HmacScheme:
     _check_header(verify.header, f"{place}.header")
     _check_header(verify.timestamp, f"{place}.timestamp")
     signed = verify.signed or ("{timestamp}.{body}" if verify.timestamp else "{body}")
-    if signed.count("{body}") != 1 or signed.isprintable() is False:
+    if signed.count("{body}") != 1 or not signed.isprintable():
         raise Invalid(f"{place}.signed: {signed!r} needs {{body}} once", remedy='write "{timestamp}.{body}"')
     if ("{timestamp}" in signed) != bool(verify.timestamp):
         remedy = 'name the header with the time, and sign it: timestamp: X-Timestamp, signed: "{timestamp}.{body}"'
