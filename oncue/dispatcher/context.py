@@ -65,7 +65,7 @@ class ServerContext:
 
     @property
     def store_trouble(self) -> str:
-        """What is, or was at the start, wrong with the store of blobs; else ""."""
+        """Fault of the store of blobs, now or at the start; "" without one."""
         return self.blobs_trouble or self.blobs_away
 
     def is_new(self, us: int) -> bool:
