@@ -72,6 +72,11 @@ CLOSED_AS = {
 }
 
 
+def state_text(ended: Ended | None) -> str:
+    """Return the state of a task with this outcome as a word; "open" without one."""
+    return "open" if ended is None else CLOSED_AS[ended.status].name.lower()
+
+
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """An ended attempt; `superseded` if it ended too late to count."""
 

@@ -26,7 +26,7 @@ from oncue.ids import parse
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo, TimelineEntry
 from oncue.protocol.records import OK, Ended
-from oncue.task_lifecycle import CLOSED_AS
+from oncue.task_lifecycle import state_text
 
 R = TypeVar("R")
 log = logging.getLogger("oncue.client")
@@ -64,9 +64,7 @@ class Task(Generic[R]):
         return self._batch.name
 
     def __repr__(self) -> str:
-        ended = self._ended()
-        state = "open" if ended is None else CLOSED_AS[ended.status].name.lower()
-        return f"<oncue task {self.id} {self.name} {state}>"
+        return f"<oncue task {self.id} {self.name} {state_text(self._ended())}>"
 
     def _repr_html_(self) -> str:
         return notebook.task_table(self)
@@ -230,7 +228,7 @@ class Task(Generic[R]):
         cancelled, expired, refused.
         """
         ended = self._ended()
-        return self.info().state if ended is None else CLOSED_AS[ended.status].name.lower()
+        return self.info().state if ended is None else state_text(ended)
 
     def cancel(self) -> None:
         """Request cancellation, also while it runs.

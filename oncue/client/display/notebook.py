@@ -21,7 +21,7 @@ from oncue.errors import OncueError
 from oncue.protocol.api import EndpointInfo, TaskInfo
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import STATUS_NAMES, Ended, Failure
-from oncue.task_lifecycle import CLOSED_AS
+from oncue.task_lifecycle import state_text
 
 ROWS = 20  # of a list
 LISTED = 3  # texts of a cell
@@ -121,10 +121,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _state(task: Handle) -> str:
-    if task._batch.error is not None:
-        return "rejected"
-    ended = task._ended()
-    return "open" if ended is None else CLOSED_AS[ended.status].name.lower()
+    return "rejected" if task._batch.error is not None else state_text(task._ended())
 
 
 def _info(task: Handle) -> TaskInfo | None:
