@@ -70,11 +70,12 @@ CLOSED_AS = {
     EXPIRED: State.EXPIRED,
     REFUSED: State.REFUSED,
 }
+STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
 
 
 def state_text(ended: Ended | None) -> str:
     """Return the state of a task with this outcome as a word; "open" without one."""
-    return "open" if ended is None else CLOSED_AS[ended.status].name.lower()
+    return "open" if ended is None else STATE_WORDS[ended.status]
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

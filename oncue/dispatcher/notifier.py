@@ -21,7 +21,7 @@ from oncue.errors import Undecodable
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import OK, Call, Ended, Failure
-from oncue.task_lifecycle import CLOSED_AS
+from oncue.task_lifecycle import STATE_WORDS
 
 STREAM_BYTES = 256 << 20  # unread, of one stream
 FEED_ITEMS = 1_000  # unread, of one live feed
@@ -35,8 +35,6 @@ WHY_CHARS = 300  # of a failure's message in a live feed
 FEW_FEEDS = 8
 SPREAD_S, SPREAD_PAUSE_S = 0.005, 0.01
 Sees = Callable[[str, Any], bool]
-
-STATE_WORDS = {status: state.name.lower() for status, state in CLOSED_AS.items()}
 
 
 class OutcomeStream:

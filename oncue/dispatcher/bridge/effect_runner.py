@@ -35,7 +35,6 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.bridge.transfers import BlobTransfers
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.view_consumer import PUBLISHED
 from oncue.errors import Undecodable
 from oncue.log import Position, Record
@@ -43,7 +42,7 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Ended, TaskRecord
 from oncue.protocol.topics import RESULTS
-from oncue.task_lifecycle import State, TaskState
+from oncue.task_lifecycle import STATE_WORDS, State, TaskState
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.carrier")

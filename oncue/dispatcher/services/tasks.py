@@ -23,7 +23,6 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
-from oncue.dispatcher.notifier import STATE_WORDS
 from oncue.dispatcher.off_loop import MANY, off_loop, off_loop_if
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
@@ -43,7 +42,7 @@ from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
 from oncue.protocol.topics import RESULTS
-from oncue.task_lifecycle import TaskState, end
+from oncue.task_lifecycle import STATE_WORDS, TaskState, end
 from oncue.text.progress import continuation, last_states
 
 OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
