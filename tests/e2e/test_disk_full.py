@@ -17,7 +17,7 @@ import pytest
 from oncue.client import Client
 from oncue.errors import DiskFull
 from tests.e2e.running import PATIENCE_S, System, request
-from tests.small_disk import mounted
+from tests.small_disk import filled, mounted
 
 SIZE_MB = 160
 
@@ -81,22 +81,6 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         system.end()
 
 
-def fill(disk: Path, leave_bytes: int = 0) -> Path:
-    """Fill the disk to its last block."""
-    filler = disk / "filler"
-    with filler.open("ab", buffering=0) as file:
-        block = b"x" * (1 << 20)
-        while len(block) >= 4096:
-            try:
-                if file.write(block) < len(block):
-                    block = block[: len(block) // 2]
-            except OSError:
-                block = block[: len(block) // 2]
-    if leave_bytes:
-        os.truncate(filler, filler.stat().st_size - leave_bytes)
-    return filler
-
-
 def start(system: System) -> None:
     """Start a server whose disk may be too full for its log file."""
     with open(os.devnull, "wb") as nowhere:
@@ -133,7 +117,7 @@ def test_a_server_killed_on_a_full_disk_starts_and_says_so(small_disk: Path, tmp
             process.kill()
         if not ballast:
             (system.data / "log" / "ballast").unlink()
-        fill(small_disk)
+        filled(small_disk)
         start(system)
 
         def cannot_open() -> bool:
@@ -179,7 +163,7 @@ def test_up_in_the_background_says_that_the_disk_is_full(small_disk: Path, tmp_p
         system.up("--no-endpoint")
         system.down()
         (system.data / "log" / "ballast").unlink()
-        fill(small_disk)
+        filled(small_disk)
         said = system.oncue("up", "--detach", "--port", "0", "--no-endpoint", code=None)
         assert said.returncode != 0
         assert "waits for space" in said.stderr
