@@ -39,7 +39,8 @@ class BlobFiles:
     def buffer(self, blob: BlobName) -> Any:
         """Return a buffer, an array's content mapped into memory.
 
-        The agent has checked its hash. Raises BlobMissing, Undecodable.
+        Whoever stored it here has checked its hash: the agent, or the server whose file it links.
+        Raises BlobMissing, Undecodable.
         """
         with self._blobs().open(blob.sha256) as file:
             if os.fstat(file.fileno()).st_size != blob.size_bytes:
