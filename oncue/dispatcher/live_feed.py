@@ -1,8 +1,8 @@
 """Turns new log records into items of live feeds, while a feed is open.
 
 An item is shown to its owner and to admins, an event to every reader (services/events.py). Items of
-switches and triggers have no owner; services/deployed_rules.py knows it. The Notifier itself
-publishes closed tasks; AgentReports publishes tasks that start.
+switches and triggers have no owner; services/deployment/deployed_rules.py knows it. The Notifier
+itself publishes closed tasks; AgentReports publishes tasks that start.
 """
 
 from __future__ import annotations

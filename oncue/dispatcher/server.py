@@ -39,8 +39,8 @@ from oncue.dispatcher.services.admin_token import accept_given_token
 from oncue.dispatcher.services.blobs import BlobService
 from oncue.dispatcher.services.cancellation import CancellationService
 from oncue.dispatcher.services.dead_letters import DeadLetterService
-from oncue.dispatcher.services.deployed_rules import DeployedRules
-from oncue.dispatcher.services.deployments import DeploymentService
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService, close_open_tasks
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService

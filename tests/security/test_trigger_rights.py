@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oncue.dispatcher.services.deployment_checks import FILE_TRIGGERS
+from oncue.dispatcher.services.deployment.checks import FILE_TRIGGERS
 from tests.e2e.running import Answer, System, system_in
 
 FILES = "triggers:\n  - {{name: {name}, kind: file, path: {path!r}{more}}}\n"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from oncue.dispatcher.services.blobs import BlobService
 from oncue.dispatcher.services.cancellation import CancellationService
 from oncue.dispatcher.services.dead_letters import DeadLetterService
-from oncue.dispatcher.services.deployments import DeploymentService
+from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService

@@ -11,7 +11,7 @@ import msgspec
 from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.errors import NotFound

@@ -19,7 +19,7 @@ import msgspec
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.errors import Invalid, LogError, NotOwner, OncueError
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents

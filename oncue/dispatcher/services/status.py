@@ -9,7 +9,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.protocol import api as r

@@ -19,7 +19,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.file_chains import FileChains
-from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.trigger_rights import rights_of
 from oncue.dispatcher.trigger_state import LogReplicatedState

@@ -17,7 +17,7 @@ import msgspec
 from oncue import ids as task_ids
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.many_tasks.lists import TaskListService, both_or_none
 from oncue.dispatcher.services.many_tasks.versions import Version, VersionsInForce
 from oncue.dispatcher.services.task_info import phase_of

@@ -12,7 +12,7 @@ import os
 import msgspec
 
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.protocol.records import Call, FunctionRecord
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from oncue.dispatcher.services.deployed_rules import DeployedRules
-from oncue.dispatcher.services.deployments import DeploymentService
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService

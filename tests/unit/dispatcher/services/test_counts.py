@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncue.dispatcher.services import functions, tokens
-from oncue.dispatcher.services.deployment_checks import PROGRAM, RULE_FILES, RULES, TRIGGERS, check_counts
+from oncue.dispatcher.services.deployment.checks import PROGRAM, RULE_FILES, RULES, TRIGGERS, check_counts
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.tokens import TokenService
 from oncue.errors import Conflict

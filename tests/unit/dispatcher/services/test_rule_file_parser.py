@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncue.dispatcher.services import rule_file_parser
-from oncue.dispatcher.services.rule_file_parser import RuleFileParser
+from oncue.dispatcher.services.deployment.rule_file_parser import RuleFileParser
 from oncue.errors import RuleFileError
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment

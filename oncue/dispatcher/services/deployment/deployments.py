@@ -17,8 +17,7 @@ import msgspec
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import WITHOUT_RULES, DeployedRules
-from oncue.dispatcher.services.deployment_checks import (
+from oncue.dispatcher.services.deployment.checks import (
     BoundFile,
     bind_file,
     check_counts,
@@ -26,7 +25,8 @@ from oncue.dispatcher.services.deployment_checks import (
     check_origin,
     warnings_of,
 )
-from oncue.dispatcher.services.deployment_plan import Plan, plan_file, plan_removal, plan_rollback
+from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
+from oncue.dispatcher.services.deployment.plan import Plan, plan_file, plan_removal, plan_rollback
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.trigger_rights import check_triggers
 from oncue.dispatcher.services.triggers import TriggerService

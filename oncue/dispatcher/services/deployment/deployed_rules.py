@@ -14,7 +14,7 @@ from typing import Any
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.rule_file_parser import ParsedDeployment, RuleFileParser
+from oncue.dispatcher.services.deployment.rule_file_parser import ParsedDeployment, RuleFileParser
 from oncue.errors import NotFound, OncueError
 from oncue.protocol import payload
 from oncue.protocol.records import Deployment

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, Deployment, FunctionRecord, origin

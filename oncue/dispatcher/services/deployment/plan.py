@@ -11,8 +11,8 @@ import msgspec
 from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.services.deployed_rules import DeployedRules
-from oncue.dispatcher.services.deployment_checks import BoundFile, check_counts, same_origin
+from oncue.dispatcher.services.deployment.checks import BoundFile, check_counts, same_origin
+from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment
 from oncue.rules.diff import diff

@@ -1,0 +1,1 @@
+"""Deployment of rule files: parse, check, plan, record, bind."""
