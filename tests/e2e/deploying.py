@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from oncue.protocol.api import Deployed, DeployRequest, RuleFile
 from tests.e2e.running import System
@@ -47,15 +46,16 @@ def fired(system: System, name: str, folder: Path, count: int) -> list[str]:
     """
     fence = folder / f"fence{count}.raw"
     fence.write_bytes(b"last")
-    tasks: list[dict[str, Any]] = []
+    values: list[str] = []
 
     def all_there() -> bool:
-        tasks[:] = system.tasks(rule=f"{name}-name")
-        values = [t["value"] for t in tasks if t["state"] == "succeeded"]
-        return fence.name in values and len(values) > count
+        tasks = system.tasks(rule=f"{name}-name", state="succeeded")
+        fences = [t["value"] for t in tasks if t["value"].startswith("fence")]
+        values[:] = sorted(t["value"] for t in tasks if t["value"] not in fences)
+        return fence.name in fences and len(values) >= count
 
     system.await_true(all_there, f"{count} tasks of {name}")
-    return sorted(t["value"] for t in tasks if not str(t["value"]).startswith("fence"))
+    return values
 
 
 def place(system: System, name: str, files: int = 3) -> Path:

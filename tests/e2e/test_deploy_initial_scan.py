@@ -192,7 +192,6 @@ def test_a_backfill_lets_old_files_fire(site: System) -> None:
         (folder / f"old{i}.raw").write_bytes(b"1")
     deploy(site, "backfilled", rules(("backfilled", folder)))
     os.utime(folder / "old1.raw", (1_600_000_000, 1_600_000_000))
-    deploy(site, "backfilled", rules(("backfilled", folder)))
     which = ("triggers", "backfill", "backfilled", "--glob", "old[01]*")
     counted = site.oncue(*which, "--dry-run").stdout
     assert "2 old files would fire (2 B)" in counted

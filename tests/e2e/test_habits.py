@@ -148,7 +148,7 @@ def test_a_retry_runs_the_version_in_force_and_says_which(system: System) -> Non
 
 
 def test_many_are_retried_by_what_they_share(system: System) -> None:
-    before = str(int(time.time()))
+    before = str(time.time())
     failed = fail(system, 101, 103, 105, 106)[:3]
     chosen = ("--function", "work", "--state", "fail", "--since", f"@{before}")
 
@@ -189,7 +189,7 @@ def test_a_retry_that_is_killed_goes_on_when_it_is_repeated(system: System) -> N
 
 
 def test_a_terminal_is_asked_and_shown_how_far_it_is(system: System) -> None:
-    before = str(int(time.time()))
+    before = str(time.time())
     failed = fail(system, 301, 303)
     words = ("tasks", "retry", "--function", "work", "--state", "failed", "--since", f"@{before}")
     no = Terminal(system, *words)

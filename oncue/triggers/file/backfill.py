@@ -84,12 +84,9 @@ class Backfill:
 
     def _wants(self, row: FileRow) -> bool:
         folder, name = row.folder, row.name
-        since_us, until_us = self._request.since_us, self._request.until_us
-        if row.mtime_ns // 1_000 < since_us or (until_us and row.mtime_ns // 1_000 >= until_us):
-            return False
         if not self._selects(folder, name):
             return False
-        if row.state == FIRED:
+        if row.state == FIRED and self._in_period(row.mtime_ns):
             self._fired += 1
         if row.state != EXISTING or not self._spec.matches(folder, name):
             return False
@@ -99,12 +96,17 @@ class Backfill:
             st = os.lstat(self._evaluator.path((folder, name)))
         except OSError:
             return False
-        if not stat.S_ISREG(st.st_mode) and not self._spec.links:
+        # The time of now: the ledger may not know yet that the time alone was changed.
+        if not self._in_period(st.st_mtime_ns) or not (stat.S_ISREG(st.st_mode) or self._spec.links):
             return False
         self._bytes += st.st_size
         if len(self._first) < FIRST:
             self._first.append(self._evaluator.relative((folder, name)))
         return True
+
+    def _in_period(self, mtime_ns: int) -> bool:
+        mtime_us, until_us = mtime_ns // 1_000, self._request.until_us
+        return mtime_us >= self._request.since_us and not (until_us and mtime_us >= until_us)
 
 
 class BackfillQueue:

@@ -178,8 +178,10 @@ class PendingFiles:
         return min(waits, default=None)
 
     def contains(self, key: FileKey) -> bool:
-        """Return True if the file is pending or waits."""
-        return key in self.noticed or key in self._evaluator.stability
+        """Return True if the file is pending or waits, for more than its new attributes."""
+        noticed, waiting = self.noticed.get(key), self._evaluator.stability.get(key)
+        bits = (noticed.bits if noticed else 0) | (waiting.bits if waiting else 0)
+        return bits not in (0, ATTRIBUTES)
 
     @property
     def has_room(self) -> bool:
