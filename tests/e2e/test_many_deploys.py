@@ -173,7 +173,7 @@ def test_files_that_arrive_while_a_trigger_moves_fire_once_and_existing_ones_do_
         (folder / "again.raw").write_bytes(b"1")
     b.up("--no-endpoint")
     for name, folder in away.items():
-        assert fired(b, name, folder, 5) == ["again.raw", "before.raw", "meanwhile.raw", "tree.raw"]
+        assert fired(b, name, folder, 4) == ["again.raw", "before.raw", "meanwhile.raw", "tree.raw"]
         assert b.json("triggers", "explain", name, "meanwhile.raw")["state"] == "fired"
         assert b.json("triggers", "explain", name, "deep/old0.raw")["state"] == "old"
     assert endpoints <= {t["id"] for name in away for t in b.tasks(rule=f"{name}-name")}

@@ -177,11 +177,10 @@ class PendingFiles:
             waits.append(due - now)
         return min(waits, default=None)
 
-    def contains(self, key: FileKey) -> bool:
-        """Return True if the file is pending or waits, for more than its new attributes."""
+    def bits(self, key: FileKey) -> int:
+        """Return the kinds of the file's notices; 0: it is not pending and does not wait."""
         noticed, waiting = self.noticed.get(key), self._evaluator.stability.get(key)
-        bits = (noticed.bits if noticed else 0) | (waiting.bits if waiting else 0)
-        return bits not in (0, ATTRIBUTES)
+        return (noticed.bits if noticed else 0) | (waiting.bits if waiting else 0)
 
     @property
     def has_room(self) -> bool:

@@ -22,7 +22,7 @@ from oncue.triggers.file.ledger import EXISTING, FIRED, FileRow, KnownFile, Ledg
 from oncue.triggers.file.options import FileSpec
 from oncue.triggers.file.pending_files import PendingFiles
 from oncue.triggers.file.stability import fingerprint
-from oncue.triggers.file.watch.base import FOUND, FolderWatch
+from oncue.triggers.file.watch.base import ATTRIBUTES, FOUND, FolderWatch
 from oncue.triggers.file.watch.scan_only import ScanOnlyWatch
 
 SCAN_STEP_S = 0.02  # longest step
@@ -125,15 +125,18 @@ class Scanner:
         if not stat.S_ISREG(st.st_mode):
             return
         key, seen = (folder, name), fingerprint(st)
+        pending = self._pending_files.bits(key)
         if known is not None and not (self._spec.existing and known.state == EXISTING):
             if looks_same(known, seen, st.st_ctime_ns) or (known.state == FIRED and self._spec.never):
                 return
         elif (
-            not self._pending_files.contains(key)  # it was noticed, so it came after the deploy
+            pending in (0, ATTRIBUTES)  # else it was noticed, so it came after the deploy
             and key not in self._evaluator.in_flight
             and self._baseline.existed(folder, name, st, lambda: self._evaluator.writers(key))
         ):
             self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us(), st.st_ctime_ns))
             return
-        if not self._pending_files.contains(key) and not self._evaluator.is_in_flight(key, seen, st.st_ctime_ns):
+        if pending == ATTRIBUTES and known is None:
+            pending = 0  # new attributes let no file fire that the ledger does not know
+        if not pending and not self._evaluator.is_in_flight(key, seen, st.st_ctime_ns):
             self._pending_files.add_found(key, self._bits)
