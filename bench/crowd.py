@@ -36,6 +36,7 @@ from oncue.endpoint.providers.catalog import PROVIDERS
 from oncue.endpoint.settings import EndpointSettings, save
 from oncue.protocol.payload import MSGPACK, unpack_args
 from oncue.protocol.records import OK, Ended, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 TASK_S = 2.0
 PATIENCE_S = 300.0
@@ -71,7 +72,15 @@ class SimulatedPool:
     def chunk_size(self, function: str) -> int:
         return 1  # as for all long tasks
 
-    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+    def run(
+        self,
+        function: str,
+        body: bytes | None,
+        timeout_ms: int,
+        attempt: int,
+        tasks: list[TaskRecord],
+        options: RunOptions | None = None,
+    ) -> None:
         now = time.time_ns() // 1000
         self._ties += 1
         heapq.heappush(self._due, (now + self._task_us, self._ties, function, attempt, tasks))

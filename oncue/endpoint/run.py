@@ -215,7 +215,9 @@ class AgentProcess:
                 case SendMessage():
                     self._socket.send(effect.parts)
                 case RunTasks():
-                    self.pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
+                    self.pool.run(
+                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
+                    )
                 case CancelRunning():
                     self.pool.cancel(effect.ids)
                 case LogLine():

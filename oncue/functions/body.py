@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import build_decoders, decode
 from oncue.protocol.records import Parameter, Stored
+from oncue.protocol.run_options import RunOptions
 
 
 class FunctionBody(Stored, frozen=True):
@@ -37,6 +38,7 @@ class FunctionBody(Stored, frozen=True):
     files: dict[str, bytes] = msgspec.field(default_factory=dict)
     #: Module -> file name of the user's compiled modules that do not travel.
     compiled: dict[str, str] = msgspec.field(default_factory=dict)
+    run: RunOptions | None = None
 
 
 class FunctionProperties(NamedTuple):
@@ -45,14 +47,15 @@ class FunctionProperties(NamedTuple):
     fresh: bool = False
     memory_bytes: int = 0
     detached: bool = False
+    run: RunOptions | None = None
 
 
-_BEFORE = FunctionBody.__struct_fields__[: FunctionBody.__struct_fields__.index("fresh")]
+_TYPES = get_type_hints(FunctionProperties)
 _Properties = msgspec.defstruct(
     "_Properties",
     [
-        *((name, msgspec.Raw, msgspec.Raw()) for name in _BEFORE),
-        *((name, type(default), default) for name, default in FunctionProperties._field_defaults.items()),
+        (name, _TYPES.get(name, msgspec.Raw), FunctionProperties._field_defaults.get(name, msgspec.Raw()))
+        for name in FunctionBody.__struct_fields__
     ],
     array_like=True,
 )
@@ -67,7 +70,7 @@ def properties(body: bytes) -> FunctionProperties:
         found: Any = decode(_Properties, body)
     except Undecodable:
         return FunctionProperties()
-    return FunctionProperties(found.fresh, found.memory_bytes, found.detached)
+    return FunctionProperties(found.fresh, found.memory_bytes, found.detached, found.run)
 
 
 class Packed(msgspec.Struct, frozen=True):

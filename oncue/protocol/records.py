@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from oncue.protocol.codec import build_decoders
+from oncue.protocol.run_options import RunOptions, TaskFiles
 
 VERSION = 1
 
@@ -54,7 +55,7 @@ class StoredRetryPolicy(Stored, frozen=True):
     backoff: Literal["exponential", "constant"] = "exponential"
     base_ms: int = 2_000
     cap_ms: int = 300_000
-    on: tuple[str, ...] = ("lost", "error")  # statuses that are retried: lost, error, timeout
+    on: tuple[str, ...] = ("lost", "error")  # ends that are retried: lost, error, timeout, exit:75
 
 
 class Call(Stored, frozen=True):
@@ -74,6 +75,7 @@ class Call(Stored, frozen=True):
     timeout_ms: int = 0  # 0: none
     expires_us: int = 0  # latest start; 0: never expires
     stream: str = ""  # id of the client's outcome stream that receives the outcomes
+    run: RunOptions | None = None  # of the call; over those of the function
 
 
 # ---------------------------------------------------------------- tasks and their attempts
@@ -157,6 +159,9 @@ class Failure(Stored, frozen=True):
     traceback: str = ""  # frames of the user's code only
     remedy: str = ""
     exception: bytes = b""  # the exception as data; b"": not known, or oncue's own
+    exit_code: Annotated[int, msgspec.Meta(ge=-1, le=255)] = -1  # of the program; -1: none
+    files: TaskFiles = ()  # that the attempt has left
+    folder: Annotated[str, msgspec.Meta(max_length=8_192)] = ""  # its sandbox, which was kept
 
 
 # ---------------------------------------------------------------- control

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from oncue.protocol.records import TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -37,6 +38,7 @@ class RunTasks(msgspec.Struct, frozen=True):
     timeout_ms: int
     attempt: int
     tasks: list[TaskRecord]
+    options: RunOptions | None = None  # of the call
 
 
 class CancelRunning(msgspec.Struct, frozen=True):

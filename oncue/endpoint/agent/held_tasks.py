@@ -171,7 +171,7 @@ class HeldTasks:
                 continue
             self._journal.started(group.attempt, b"".join([t.id for t in tasks]))
             self.running += len(tasks)
-            self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks))
+            self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks, group.call.run))
             room -= 1
 
     # ------------------------------------------------------------ results of the workers

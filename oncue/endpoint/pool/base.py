@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.protocol.records import Ended, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 
 class PoolEvents(msgspec.Struct):
@@ -89,8 +90,19 @@ class WorkerPool(Protocol):
         """Return how many tasks of this function a chunk should hold."""
         ...
 
-    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
-        """Run one chunk. It is requeued if there is no room for it."""
+    def run(
+        self,
+        function: str,
+        body: bytes | None,
+        timeout_ms: int,
+        attempt: int,
+        tasks: list[TaskRecord],
+        options: RunOptions | None = None,
+    ) -> None:
+        """Run one chunk. It is requeued if there is no room for it.
+
+        `options`: of the call, over those of the function.
+        """
         ...
 
     def cancel(self, ids: frozenset[bytes]) -> object:

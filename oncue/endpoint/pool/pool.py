@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Unpack
 
 from oncue.clocks.process import now_us
+from oncue.endpoint.pool.admission import room_of
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.deadly_tasks import DeadlyTasks
@@ -39,6 +40,7 @@ from oncue.endpoint.pool.shared_progress import position
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.protocol.records import TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
@@ -120,22 +122,21 @@ class Pool:
         return self._chunk_sizer.chunk_size(function)
 
     def room(self) -> int:
-        """Return how many chunks `run` accepts now.
-
-        A worker takes two short ones, or one.
-        """
+        """Return how many chunks `run` accepts now."""
         return sum(self._room_of(w) for w in self._workers.values())
 
     def _room_of(self, w: WorkerProcess) -> int:
-        if not w.ready or w.stop is not None or w.ending or w.pipe_closed_us or self._closing or len(w.chunks) > 1:
-            return 0
-        if w.retired_us or (w.chunks and w.chunks[0].properties.fresh):
-            return 0
-        if not w.chunks:
-            return 2 if w.functions and self._chunk_sizer.short(next(reversed(w.functions))) else 1
-        return 1 if self._chunk_sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
+        return 0 if self._closing else room_of(w, self._chunk_sizer)
 
-    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+    def run(
+        self,
+        function: str,
+        body: bytes | None,
+        timeout_ms: int,
+        attempt: int,
+        tasks: list[TaskRecord],
+        options: RunOptions | None = None,
+    ) -> None:
         """Run one chunk. It is requeued if there is no room for it.
 
         `body` may be None for a function that was given lately. Raises FunctionError if it is not
@@ -150,7 +151,7 @@ class Pool:
         if found is None:
             self._collector.events.requeue.append((function, attempt, tasks))
             return
-        found.send(function, body, properties, attempt, timeout_ms, tasks)
+        found.send(function, body, properties, attempt, timeout_ms, tasks, options)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
     def _fresh_worker(self, idle: list[WorkerProcess]) -> WorkerProcess | None:

@@ -22,6 +22,7 @@ import msgspec
 
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import Ended, Stored, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 HEAD = struct.Struct(">4sII")  # MAGIC, length of the body, its CRC-32
 MAGIC = b"\xc1onc"  # 0xc1 never begins a msgpack value
@@ -46,6 +47,7 @@ class TaskChunk(Stored, tag="chunk", frozen=True):
     function: str  # content hash; a LoadFunction came before
     attempt: int
     tasks: list[TaskRecord]
+    options: RunOptions | None = None  # of the call
 
 
 ToWorker = LoadFunction | TaskChunk

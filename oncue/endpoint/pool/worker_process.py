@@ -23,6 +23,7 @@ from oncue.endpoint.pool.shared_progress import CHUNK, CHUNK_STEP, FIRST, NEVER,
 from oncue.functions.body import FunctionProperties
 from oncue.processes.children import descendants_of, kill_all
 from oncue.protocol.records import Ended, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
@@ -144,6 +145,7 @@ class WorkerProcess:
         attempt: int,
         timeout_ms: int,
         tasks: list[TaskRecord],
+        options: RunOptions | None = None,
     ) -> None:
         """Send a chunk, after its function if the worker does not have it."""
         if function in self.functions:
@@ -156,7 +158,7 @@ class WorkerProcess:
         self.count += 1
         if not self.chunks:
             self.moved_s = time.monotonic()
-        self._out += pack(TaskChunk(self.count, function, attempt, tasks))
+        self._out += pack(TaskChunk(self.count, function, attempt, tasks, options))
         self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks))
         self.write()
 

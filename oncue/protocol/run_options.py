@@ -1,0 +1,77 @@
+"""Run options of tasks: resources, sandbox folder, output files.
+
+A function has run options, and so has a call. Those of the call come first, field by field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from oncue.protocol.codec import build_decoders
+
+Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+MOST_PATTERNS = 100  # of `outputs`
+MOST_FILES = 1_000  # of one task
+SANDBOX, KEEP = 1, 2  # a folder of the task's own; kept if the task fails
+
+
+class Resources(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Resources of one task on its node, and its time. 0: not stated.
+
+    `cores`, `memory_bytes` and `gpus` are of each node; `nodes` and `ranks` of the task.
+    """
+
+    cores: Natural = 0
+    memory_bytes: Natural = 0
+    gpus: Natural = 0
+    nodes: Natural = 0
+    ranks: Natural = 0
+    walltime_ms: Natural = 0
+
+    def over(self, other: Resources) -> Resources:
+        """Return these resources, and the other's where these are not stated."""
+        return Resources(*[mine or theirs for mine, theirs in zip(_values(self), _values(other), strict=True)])
+
+
+class RunOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Run options of a function or a call."""
+
+    resources: Resources = Resources()
+    sandbox: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0  # 0: not stated; SANDBOX or KEEP
+    #: Globs of files below the task's folder that come back by reference.
+    outputs: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_PATTERNS)] = ()
+
+    def over(self, other: RunOptions) -> RunOptions:
+        """Return these options, and the other's where these are not stated."""
+        return RunOptions(
+            self.resources.over(other.resources), self.sandbox or other.sandbox, self.outputs or other.outputs
+        )
+
+
+class TaskFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A file that a task has left, as a blob."""
+
+    name: Annotated[str, msgspec.Meta(max_length=4_096)]  # relative to the task's folder, with /
+    sha256: Annotated[str, msgspec.Meta(max_length=64)]
+    size_bytes: Natural
+    stream: Annotated[str, msgspec.Meta(max_length=10)] = ""  # stdout or stderr; "": an output
+
+
+TaskFiles = Annotated[tuple[TaskFile, ...], msgspec.Meta(max_length=MOST_FILES + 2)]
+NO_OPTIONS = RunOptions()
+
+
+def _values(resources: Resources) -> tuple[int, ...]:
+    return msgspec.structs.astuple(resources)
+
+
+def merged(call: RunOptions | None, function: RunOptions | None) -> RunOptions:
+    """Return the options of a call over those of its function."""
+    if call is None:
+        return function or NO_OPTIONS
+    return call if function is None else call.over(function)
+
+
+build_decoders(globals())
