@@ -45,24 +45,42 @@ class Invalid(OncueError):
     exit_code = 2
 
 
-class RuleFileError(Invalid):
-    """A rule file has an error; nothing was deployed.
+class FileError(Invalid):
+    """A file has an error. The message names file, line and column."""
 
-    The message names file, line and column.
-    """
-
-    code = "rule-file"
+    code = "file"
+    next_step: ClassVar[str] = "correct that line"
 
     def __init__(
         self, message: str, *, remedy: str = "", file: str = "", line: int = 0, column: int = 0, **details: Any
     ) -> None:
-        remedy = remedy or "correct that line; `oncue deploy --dry-run FILE` checks it again and deploys nothing"
+        remedy = remedy or self.next_step
         super().__init__(message, remedy=remedy, file=file, line=line, column=column, **details)
         self.file, self.line, self.column = file, line, column
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: " if self.file or self.line else ""
         return where + super().__str__()
+
+
+class RuleFileError(FileError):
+    """A rule file has an error; nothing was deployed.
+
+    The message names file, line and column.
+    """
+
+    code = "rule-file"
+    next_step = "correct that line; `oncue deploy --dry-run FILE` checks it again and deploys nothing"
+
+
+class EndpointFileError(FileError):
+    """An `endpoint.yaml` has an error; the agent does not start with it.
+
+    The message names file, line and column.
+    """
+
+    code = "endpoint-file"
+    next_step = "correct that line; `oncue endpoint configure NAME --check` checks the file again"
 
 
 class Malformed(Invalid):

@@ -1,7 +1,8 @@
-"""Durations and sizes as text: "2s", "1h30m", "250ms"; "1MB", "10 MiB".
+"""Durations, sizes and rates as text: "1h30m", "10 MiB", "200/week".
 
-Annotate a field of an option Struct as `Duration` (int, milliseconds) or `Size` (int, bytes). In
-rule files the field then accepts text, or a plain number of seconds or bytes.
+Annotate a field of an option Struct as `Duration` (int, milliseconds), `Walltime` (the same, but
+schedulers' clock form 1:30:00 is accepted too), `Size` (int, bytes) or `RateLimit` (Rate). In rule
+files and `endpoint.yaml` the field then accepts text, or a plain number of seconds or bytes.
 
     class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         stable: Duration = 2_000
@@ -17,9 +18,20 @@ from typing import Annotated
 import msgspec
 
 #: Values of `Annotated` metadata, by which the parser of rule files converts text.
-DURATION, SIZE = "duration", "size"
+DURATION, SIZE, RATE, WALLTIME = "duration", "size", "rate", "walltime"
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """Amount per time: `200/week` is 200.0 in 604,800,000 ms."""
+
+    amount: float
+    per_ms: int
+
+
 Duration = Annotated[int, msgspec.Meta(extra={"quantity": DURATION})]
+Walltime = Annotated[int, msgspec.Meta(extra={"quantity": WALLTIME})]
 Size = Annotated[int, msgspec.Meta(extra={"quantity": SIZE})]
+RateLimit = Annotated[Rate, msgspec.Meta(extra={"quantity": RATE})]
 
 UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _LONG = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m", "minute": "m", "minutes": "m"}
@@ -32,6 +44,8 @@ UNIT_BYTES = {"B": 1} | {
 _SIZES = {name.lower(): factor for name, factor in UNIT_BYTES.items()}
 _PART = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµμ]+)\s*")
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
+_CLOCK = re.compile(r"(?:(\d{1,4})-)?(\d{1,6}):([0-5]\d)(?::([0-5]\d))?")
+_RATE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*/\s*(.{1,40})")
 MOST_MS = 100 * 366 * 86_400_000
 MOST_BYTES = (1 << 63) - 1
 
@@ -51,6 +65,39 @@ def duration_ms(value: str | int | float) -> int:
     if value < 0:
         raise ValueError(f"a duration is not negative ({value})")
     return _within(Decimal(str(value)) * 1000, value, MOST_MS, "100 years")
+
+
+def walltime_ms(value: str | int | float) -> int:
+    """Convert a batch job's time limit to milliseconds.
+
+    `value` is a duration, or a text in a form of the schedulers: 1:30:00, 2-12:00:00, 2-12:00. Two
+    numbers alone (90:00) mean different things to Slurm (minutes and seconds) and LSF (hours and
+    minutes), and are refused. Raises ValueError.
+    """
+    clock = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
+    if clock is None:
+        return duration_ms(value)
+    days, hours, minutes, seconds = clock.groups()
+    if seconds is None and days is None:
+        raise ValueError(f"{value!r} is ambiguous: write 90m, 1h30m or 1:30:00")
+    total = ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + int(seconds or 0)
+    return _within(Decimal(total * 1000), value, MOST_MS, "100 years")
+
+
+def parse_rate(value: str) -> Rate:
+    """Convert an amount per time: "6/min", "200/week", "10/2h".
+
+    Raises ValueError with an example of the right form.
+    """
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        shown = repr(value) if isinstance(value, str | int | float) else _named(value)
+        raise ValueError(f"{shown} is not an amount per time; write 6/min, 200/week or 10/2h")
+    per = match[2].strip()
+    per_ms = duration_ms(per if per[0].isdigit() else f"1{per}")
+    if not per_ms:
+        raise ValueError(f"{value!r} is per no time; write 6/min, 200/week or 10/2h")
+    return Rate(float(match[1]), per_ms)
 
 
 def size_bytes(value: str | int) -> int:

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from bench.sizes import write_rules
-from oncue.rules.yaml_document import SHOWN
+from oncue.strict_yaml.document import SHOWN
 from tests.e2e.running import System, system_in
 from tests.security.stall import check_no_stall
 from tests.unit.rules.parsing.test_hostile_files import HOSTILE

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from oncue.rules.parsing.rule_file import Rule, rule_of
-from oncue.rules.yaml_document import Node
+from oncue.strict_yaml.document import Node
 
 
 def pack_rule(rule: Rule) -> bytes:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from oncue.protocol.records import Event
-from oncue.rules.yaml_document import nearest
+from oncue.strict_yaml.document import nearest
 
 
 class _Missing:

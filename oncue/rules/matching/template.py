@@ -28,7 +28,7 @@ from oncue.rules.matching.expression import (
 )
 from oncue.rules.matching.fields import MISSING, getter
 from oncue.rules.matching.filters import NoValue, as_text
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 MOST_UNCLOSED = 16  # references of a text whose quotes are not closed
 Render = Callable[[Any], Any]  # of an Event; in a stateful rule of EventRows (event_rows.py)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from oncue.protocol.records import Event, Stored
 from oncue.rules.operators.records import Match
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 
 class BufferEffect(Enum):

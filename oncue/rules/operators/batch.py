@@ -18,7 +18,7 @@ from oncue.rules.matching.fields import getter
 from oncue.rules.operators.base import BUFFER, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.options import about, duration, positive, whole_number
 from oncue.rules.operators.records import BufferedEvent, Match
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 WINDOW_EVENTS = 10_000  # a window with so many events, or so many bytes, closes early
 WINDOW_BYTES = 1_000_000  # so that a window fits into one record (a dead letter)

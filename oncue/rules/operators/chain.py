@@ -19,7 +19,7 @@ from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
 from oncue.rules.operators.event_rows import EventRows, RequiredFields, refer_to_event
 from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems, nearest
 
 KEY_CHARS = 1_000
 MATCH_BYTES = 500_000  # of the values of one event

@@ -16,7 +16,7 @@ from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.options import about, duration
 from oncue.rules.operators.records import Match
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 
 class DedupeState(OperatorState, tag="dedupe", frozen=True):

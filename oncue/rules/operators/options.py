@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oncue.quantities import duration_ms, duration_text
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 MAX_DURATION_MS = 30 * 86_400_000
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from oncue.protocol.records import Parameter
 from oncue.rules.parsing.rule_file import RuleSet, SourcePositions
-from oncue.rules.yaml_document import Problems, nearest
+from oncue.strict_yaml.document import Problems, nearest
 
 Known = Mapping[str, Sequence[Parameter] | None]
 _BY_NAME = ("positional_or_keyword", "keyword_only")

@@ -27,7 +27,7 @@ from oncue.rules.matching.conditions import (
 )
 from oncue.rules.matching.fields import ATTRIBUTES, MISSING, getter
 from oncue.rules.parsing.contradictions import GROUPS, check_contradictions
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems, nearest
 
 TRIGGER = "oncuetrigger"  # extension with the name of the trigger
 OPERATORS = ("eq", "ne", "in", "not_in", *TEXT_OPERATORS, *COMPARE, "exists")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from oncue.rules.matching.conditions import COMPARE, SIGNS, TEXT_OPERATORS, Check, bound, show
 from oncue.rules.matching.fields import MISSING
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 GROUPS = ("any", "all", "not")
 MAX_TRIES = 10_000  # values of the rule file that are tried with the other conditions

@@ -11,7 +11,7 @@ from typing import Any
 
 from oncue.protocol.records import NAME_CHARS
 from oncue.quantities import duration_ms
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems, nearest
 
 NO_LIMIT = "none"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

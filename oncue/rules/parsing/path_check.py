@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from oncue.globs import never_relative
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 _TEXTS = ("glob", "prefix", "eq", "in")
 

@@ -18,7 +18,7 @@ from oncue.rules.matching.fields import ATTRIBUTES, parse_path
 from oncue.rules.matching.template import parsed
 from oncue.rules.parsing.contradictions import GROUPS
 from oncue.rules.parsing.rule_file import Rule, RuleSet
-from oncue.rules.yaml_document import nearest
+from oncue.strict_yaml.document import nearest
 
 OWN = "oncue."  # begins the types of events that oncue itself makes
 ALIKE = 0.85  # of a type that is taken for a misspelt one, 0 to 1

@@ -27,8 +27,8 @@ from oncue.rules.parsing.condition_parser import check_possible, parse_match, pa
 from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
-from oncue.rules.parsing.trigger_options import convert
-from oncue.rules.yaml_document import Node, Problems, nearest, read
+from oncue.strict_yaml.document import Node, Problems, nearest, read
+from oncue.strict_yaml.structs import convert
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 RULE_KEYS = (
@@ -135,7 +135,7 @@ def parse(
 ) -> RuleSet:
     """Parse a rule file.
 
-    Raises one RuleFileError for all errors (yaml_document.Problems.check).
+    Raises one RuleFileError for all errors (strict_yaml's Problems.check).
 
     `kinds`: trigger kind -> option Struct (None: options are not parsed, as for deployed texts).
     `triggers`: names of triggers in other files that `on` may use (None: any).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oncue.quantities import duration_ms
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems, nearest
 
 MAX_EVENTS = 1_000
 _FORM = "events: [{at: 0s, event: {data: {...}}}, {at: 5s, event: sample.json}]"

@@ -19,7 +19,7 @@ from oncue.protocol.records import NAME_CHARS, Deployment, FunctionRecord, origi
 from oncue.rules.parsing.argument_check import Known, check_arguments
 from oncue.rules.parsing.plausibility import TYPES, implausible
 from oncue.rules.parsing.rule_file import RuleSet
-from oncue.rules.yaml_document import Problems
+from oncue.strict_yaml.document import Problems
 
 MOST_FILES, MOST_BYTES = 1_000, 16 * 1024 * 1024  # of one request
 PATH_CHARS = 4_096

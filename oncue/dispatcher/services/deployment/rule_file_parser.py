@@ -15,8 +15,8 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
-from oncue.rules.disposal import dispose
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse, parse_together
+from oncue.strict_yaml.disposal import dispose
 from oncue.triggers.catalog import OptionStructs
 
 log = logging.getLogger("oncue.rules")

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from oncue.errors import RuleFileError
-from oncue.rules import yaml_document
 from oncue.rules.parsing.rule_file import RuleSet, parse, parse_together
-from oncue.rules.yaml_document import MANY, MAX_BYTES, SHOWN, SLOW_BYTES, Node, Problems
+from oncue.strict_yaml import document as yaml_document
+from oncue.strict_yaml.document import MANY, MAX_BYTES, SHOWN, SLOW_BYTES, Node, Problems
 from oncue.triggers.catalog import OptionStructs
 
 CPU_S = 15.0  # most take 1 s; the one of the issue took 44

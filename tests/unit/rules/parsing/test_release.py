@@ -9,7 +9,7 @@ import pytest
 from oncue.errors import RuleFileError
 from oncue.rules.parsing.condition_parser import MAX_CONDITIONS
 from oncue.rules.parsing.rule_file import parse
-from oncue.rules.yaml_document import Node
+from oncue.strict_yaml.document import Node
 
 RULE = "- {{name: r{}, on: {{type: x}}, match: {{data.a: {{any: [{}]}}}}, run: {{function: f, args: {{n: ['a']}}}}}}\n"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oncue.errors import RuleFileError
 from oncue.quantities import Duration, Size, duration_ms, duration_text, size_bytes
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse
-from oncue.rules.yaml_document import MAX_BYTES, MAX_DEPTH
+from oncue.strict_yaml.document import MAX_BYTES, MAX_DEPTH
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,8 @@ sees many of them at once.
 
 The parser is libyaml, by PyYAML: 1 MB takes 0.2 s, 25 times less than a parser in Python.
 libyaml takes three Unicode characters for line breaks, as YAML 1.1 did. Small files with those are
-left to ruamel.yaml, as are all files where PyYAML has no libyaml.
+left to ruamel.yaml, as are all files where PyYAML has no libyaml. An endpoint's machine need not
+have ruamel.yaml: there PyYAML's own parser reads the small files of an endpoint.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any, Self
 
 import msgspec
 
-from oncue.errors import RuleFileError
-from oncue.rules.disposal import dispose
+from oncue.errors import FileError, RuleFileError
+from oncue.strict_yaml.disposal import dispose
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
@@ -79,6 +80,20 @@ class Node:
         return self.keys.get(key, (self.line, self.column))
 
 
+class FileKind(msgspec.Struct, frozen=True):
+    """Kind of file that users write: its error and the words of its messages."""
+
+    error: type[FileError]
+    plural: str
+    content: str  # remedy for an empty file
+    large: str  # remedy for a file that is too large
+
+
+RULE_FILE = FileKind(
+    RuleFileError, "rule files", "a rule file has `triggers:` and `rules:`", "split it into several files"
+)
+
+
 class FileProblem(msgspec.Struct, frozen=True, order=True):
     line: int
     column: int
@@ -92,9 +107,9 @@ class Problems:
     A context manager: at its end, the tree is freed.
     """
 
-    def __init__(self, file: str, limited: bool = True) -> None:
+    def __init__(self, file: str, limited: bool = True, kind: FileKind = RULE_FILE) -> None:
         """`limited`: limits of cost hold. They may be newer than a text in force."""
-        self.file, self.limited = file, limited
+        self.file, self.limited, self.kind = file, limited, kind
         self.nodes: list[Node] = []  # of the tree
         self.conditions = 0  # of the current rule
         self.made: list[Any] = []  # rules
@@ -103,7 +118,7 @@ class Problems:
     def add(self, place: Node | tuple[int, int], message: str, remedy: str = "") -> None:
         """Add a problem.
 
-        Raises RuleFileError if there are MANY: the rest of the file is not read.
+        Raises the file's FileError if there are MANY: the rest of the file is not read.
         """
         line, column = (place.line, place.column) if isinstance(place, Node) else place
         self.found.append(FileProblem(line, column, message[:CHARS], remedy[:CHARS]))
@@ -125,7 +140,7 @@ class Problems:
         self.made = []
 
     def check(self) -> None:
-        """Raise one RuleFileError for all.
+        """Raise one error of the file's kind for all.
 
         Its message and `details["problems"]` have the first 100.
         """
@@ -137,7 +152,7 @@ class Problems:
         more = [f"{self.file}:{p.line}:{p.column}: {p.message}" + (f" ({p.remedy})" if p.remedy else "") for p in rest]
         if len(self.found) > SHOWN:
             more.append(f"... and {least}{len(self.found) - SHOWN} more")
-        raise RuleFileError(
+        raise self.kind.error(
             "\n".join([first.message, *more]),
             remedy=first.remedy,
             file=self.file,
@@ -193,7 +208,7 @@ def read(text: str | bytes, problems: Problems) -> Node | None:
         problems.add((line, column), f"this is not YAML: {str(e).splitlines()[0]}")
         return None
     if root is None and not problems.found:
-        problems.add((1, 1), "the file is empty", "a rule file has `triggers:` and `rules:`")
+        problems.add((1, 1), "the file is empty", problems.kind.content)
     return root
 
 
@@ -205,15 +220,19 @@ def _parser(text: str, slow: bool) -> tuple[Iterator[Any], type[Any], type[Any]]
             from yaml import CSafeLoader
 
             return yaml.parse(text, Loader=CSafeLoader), yaml.MarkedYAMLError, yaml.YAMLError
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    try:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    except ImportError:  # an endpoint's machine
+        import yaml
 
+        return yaml.parse(text, Loader=yaml.SafeLoader), yaml.MarkedYAMLError, yaml.YAMLError
     return YAML(typ="safe", pure=True).parse(text), MarkedYAMLError, YAMLError
 
 
 def _decode(text: str | bytes, problems: Problems) -> str | None:
     if len(text) > MAX_BYTES:
-        problems.add((1, 1), f"the file has {len(text):,} bytes; at most {MAX_BYTES:,}", "split it into several files")
+        problems.add((1, 1), f"the file has {len(text):,} bytes; at most {MAX_BYTES:,}", problems.kind.large)
         return None
     if isinstance(text, str):
         return text
@@ -292,7 +311,9 @@ class _Builder:
             message = f"*{event.anchor} begins with an unquoted *, which YAML reads as an alias"
             self.problems.add(node, message, f'{_QUOTES}: "*{event.anchor}"')
             raise _Stop
-        self.problems.add(node, f"&{event.anchor} is a YAML anchor, and rule files have none", "write it out")
+        self.problems.add(
+            node, f"&{event.anchor} is a YAML anchor, and {self.problems.kind.plural} have none", "write it out"
+        )
 
     def mapping(self, node: Node, events: Iterator[Any], depth: int) -> None:
         values: dict[str, Node] = {}

@@ -1,0 +1,1 @@
+"""Options of an endpoint: its `endpoint.yaml`."""
