@@ -41,11 +41,15 @@ from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
+from oncue.endpoint.options.apply import effective
+from oncue.endpoint.options.file import load_options
+from oncue.endpoint.options.options import EndpointOptions
+from oncue.endpoint.options.providers import kind_of
 from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
-from oncue.errors import OncueError, Refused, Undecodable
+from oncue.errors import Invalid, OncueError, Refused, Undecodable
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.processes.stop_signals import stop_signals
@@ -69,6 +73,7 @@ class AgentProcess:
         self,
         folder: Path,
         settings: EndpointSettings,
+        options: EndpointOptions = EndpointOptions(),  # noqa: B008 frozen
         *,
         provider: str = LOCAL,
         container: str = NONE,
@@ -88,8 +93,7 @@ class AgentProcess:
         )
         self._file = DiskFile(folder / "journal")
         journal = Journal(self._file, os.urandom(8))
-        server_blobs = settings.server_blobs_here()
-        cache = DiskCache(folder / "functions", folder / "blobs", server_blobs)
+        cache = DiskCache(folder / "functions", folder / "blobs", settings.server_blobs_here())
         self.agent = Agent(
             self.identity,
             journal,
@@ -101,10 +105,7 @@ class AgentProcess:
         )
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-        orphans, blobs = Orphans() if adopts else None, folder / "blobs"
-        context = ProviderContext(
-            folder, blobs, CONTAINERS[container](), settings.pass_env, settings.limits(), orphans, server_blobs
-        )
+        context = _provider_context(folder, settings, options, container, Orphans() if adopts else None)
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
         self.pool = self._block.pool
@@ -338,6 +339,21 @@ class AgentProcess:
         self._lock.release()
 
 
+def _provider_context(
+    folder: Path, settings: EndpointSettings, options: EndpointOptions, container: str, orphans: Orphans | None
+) -> ProviderContext:
+    return ProviderContext(
+        folder,
+        folder / "blobs",
+        CONTAINERS[container](),
+        settings.pass_env,
+        settings.limits(),
+        orphans,
+        settings.server_blobs_here(),
+        options.variables(),
+    )
+
+
 def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
@@ -347,10 +363,15 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     log_to()
     make_files_private()
     try:
-        settings = folder_settings.load(folder)
+        options = load_options(folder)
+        settings = effective(folder_settings.load(folder), options)
+        if (kind := kind_of(options.provider)) != LOCAL:
+            raise Invalid(f"provider.kind {kind}: this version has local workers only", remedy="write kind: local")
         if not settings.debuggable:
             hide_from_tasks()
-        process = AgentProcess(folder, settings, provider=provider, container=container, adopts=adopt_orphans())
+        process = AgentProcess(
+            folder, settings, options, provider=provider, container=container, adopts=adopt_orphans()
+        )
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from oncue.endpoint.options.options import EndpointOptions
 from oncue.errors import EndpointFileError, Invalid
-from oncue.strict_yaml.document import FileKind, Problems, read
+from oncue.strict_yaml.document import FileKind, Node, Problems, read
 from oncue.strict_yaml.structs import convert
 
 NAME = "endpoint.yaml"
+PLACEHOLDER = "CHANGE-ME"  # of values that only the user knows, in files that `configure` wrote
 ENDPOINT_FILE = FileKind(
     EndpointFileError,
     "endpoint files",
@@ -45,6 +46,16 @@ def parse_options(text: str | bytes, file: str) -> EndpointOptions:
         if root is not None and not isinstance(root.value, dict):
             problems.add(root, f"an endpoint file is a mapping, not {root.kind()}", ENDPOINT_FILE.content)
         elif root is not None:
+            _check_completed(root, problems)
             options = convert(root, set(), EndpointOptions, problems)
         problems.check()
     return options or EndpointOptions()
+
+
+def _check_completed(node: Node, problems: Problems, key: str = "the value") -> None:
+    """Report values that are still placeholders."""
+    if isinstance(node.value, dict):
+        for name, value in node.value.items():
+            _check_completed(value, problems, name)
+    elif isinstance(node.value, str) and node.value.startswith(PLACEHOLDER):
+        problems.add(node, f"{key} is still {PLACEHOLDER}", f"write your {key} there, or remove the line")

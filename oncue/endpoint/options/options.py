@@ -6,6 +6,7 @@ Fields that are None are not in the file: `agent.json` has them, or a default.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from oncue.endpoint.options.providers import Count, CountOrNone, LocalOptions, P
 from oncue.quantities import Duration, Rate, RateLimit, Size, Walltime
 
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class BlockOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +86,7 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     workers: WorkerOptions = WorkerOptions()
     limits: LimitOptions = LimitOptions()
     network: NetworkOptions = NetworkOptions()
-    environment: dict[str, str | int] = {}  # variables of the workers
+    environment: dict[str, str | int] = {}  # variables that the workers get in addition
     pass_env: tuple[str, ...] | None = None  # the following are also in agent.json
     max_tasks: CountOrNone | None = None
     max_memory: Size | None = None
@@ -92,3 +94,12 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     grace_ms: Duration | None = msgspec.field(name="grace", default=None)
     spool_bytes: Size | None = msgspec.field(name="spool", default=None)
     debuggable: bool | None = None
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.environment if not _VARIABLE.fullmatch(name) or name.startswith("ONCUE_")]:
+            why = "is oncue's own" if wrong[0].startswith("ONCUE_") else "is not the name of a variable"
+            raise ValueError(f"environment.{wrong[0]}: {wrong[0][:60]!r} {why}")
+
+    def variables(self) -> dict[str, str]:
+        """Return `environment` as processes have it."""
+        return {name: str(value) for name, value in self.environment.items()}

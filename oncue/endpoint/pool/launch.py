@@ -39,12 +39,13 @@ class LaunchOptions(TypedDict, total=False):
     """Options of a pool's workers.
 
     `env`, `pass_env`: environment to take from, and names of secrets in it that workers get.
-    `blobs`: folder of large values; `server_blobs`: the server's, if it is here. `python`,
-    `container`: what they run in.
+    `environment`: variables that are added. `blobs`: folder of large values; `server_blobs`: the
+    server's, if it is here. `python`, `container`: what they run in.
     """
 
     env: Mapping[str, str] | None
     pass_env: Sequence[str]
+    environment: Mapping[str, str]
     blobs: Path | None
     server_blobs: Path | None
     python: str
@@ -64,6 +65,7 @@ def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunc
     remove_old(files)
     given = options.get("env")
     variables = worker_environment(os.environ if given is None else given, options.get("pass_env", ()))
+    variables |= options.get("environment", {})
     variables |= limit_variables(options.get("limits", WorkerLimits()), workers, variables)
     variables |= {"ONCUE_BLOBS": str(blobs), ROOT_VARIABLE: str(files)}
     if (server_blobs := options.get("server_blobs")) is not None:

@@ -24,7 +24,7 @@ The contract of every provider:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -76,6 +76,7 @@ class ProviderContext(msgspec.Struct, frozen=True):
     limits: WorkerLimits = WorkerLimits()
     orphans: Orphans | None = None  # set if the agent's process adopts those of its workers
     server_blobs: Path | None = None  # the server's folder of blobs, if it is on this machine
+    environment: Mapping[str, str] = {}  # variables that the workers get in addition
 
 
 class Provider(Protocol):

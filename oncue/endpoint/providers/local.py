@@ -29,6 +29,7 @@ class LocalProvider:
             server_blobs=at.server_blobs,
             container=at.container,
             pass_env=at.pass_env,
+            environment=at.environment,
             limits=at.limits,
             orphans=at.orphans,
         )
