@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.e2e.running import System, on_kafka, system_in
+from tests.services import missing
 
 WORK = "def saw(id, subject, run, pressure):\n    return [id, subject, run, pressure]\n"
 RULES = """
@@ -30,8 +30,7 @@ DATA = {"pressure_mbar": 0.5}
 def kcat(system: System, *words: str, given: bytes = b"") -> bytes:
     program = shutil.which("kcat")
     if program is None:
-        remedy = "make services, or apt install kcat"
-        pytest.fail(f"no kcat: {remedy}") if os.environ.get("CI") == "true" else pytest.skip(f"no kcat: {remedy}")
+        missing("no kcat: make services, or apt install kcat")
     url = urlsplit(system.env["ONCUE_LOG"])
     topic = parse_qs(url.query)["prefix"][0] + "oncue.events"
     done = subprocess.run(

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import or_skipped
 from tests.kafka.jars import jars, java, version
+from tests.services import missing
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose"
@@ -95,8 +96,7 @@ def test_the_services_run_in_the_rehearsal() -> None:
     with or_skipped():
         java(), jars()
     if not shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin"):
-        assert os.environ.get("CI") != "true", "make services installs haproxy"
-        pytest.skip("no haproxy: make services")
+        missing("no haproxy: make services")
     output = rehearse("run")
     assert "through the one port: hello first" in output
     assert "a stateful rule: the sum of [1, 2] is 3" in output

@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.running import Answer, System, request, system_in
 from tests.security.raw_http import exchange, head, is_closed, many, read_all, status
+from tests.services import missing
 
 Proxy = Callable[[Path, int, str], list[str | Path]]
 CONNECTIONS = 16
@@ -121,7 +122,7 @@ def test_any_header_is_answered(behind: System, value: str) -> None:
 def program(name: str) -> str:
     found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
     if found is None:
-        pytest.skip(f"no {name}: install it with the system's packages")
+        missing(f"no {name}: install it with the system's packages (make services)")
     return found
 
 

@@ -7,10 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
-
+from tests.services import missing
 from tests.unit.functions.other_process import other_pythons
 
 NAME = "test_concurrent_futures"
@@ -19,13 +17,6 @@ REMEDY = (
     "`make services` installs them on Debian 12 (libpython3.11-testsuite); a Python built from source has its own; "
     "ONCUE_CPYTHON_TESTS names folders that have them (separated by colons)"
 )
-
-
-def unavailable(why: str) -> NoReturn:
-    """Skip the test; in CI that is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 def copied(version: str, python: str, folder: Path) -> Path:
@@ -45,7 +36,7 @@ def copied(version: str, python: str, folder: Path) -> Path:
         if found.with_suffix(".py").is_file() and version == "3.11":
             shutil.copy(found.with_suffix(".py"), folder)
             return folder
-    unavailable(f"CPython's tests of {version} are not here. {REMEDY}")
+    missing(f"CPython's tests of {version} are not here. {REMEDY}")
 
 
 def python_of(version: str, folder: Path) -> str:
@@ -56,7 +47,7 @@ def python_of(version: str, folder: Path) -> str:
         shown = subprocess.run([python, "-V"], capture_output=True, text=True, check=False).stdout
         if shown.startswith(f"Python {version}."):
             return _with_packages(python, folder)
-    unavailable(f"there is no Python {version} here: put one on the PATH, or name it: ONCUE_TEST_PYTHONS")
+    missing(f"there is no Python {version} here: put one on the PATH, or name it: ONCUE_TEST_PYTHONS")
 
 
 def _with_packages(python: str, folder: Path) -> str:
@@ -64,5 +55,5 @@ def _with_packages(python: str, folder: Path) -> str:
     made = str(folder / "bin" / "python")
     done = subprocess.run([made, "-m", "pip", "install", "-q", *PACKAGES], capture_output=True, text=True, check=False)
     if done.returncode:
-        unavailable(f"{python} cannot get {' '.join(PACKAGES)} by pip: {done.stderr.strip()[-200:]}")
+        missing(f"{python} cannot get {' '.join(PACKAGES)} by pip: {done.stderr.strip()[-200:]}")
     return made

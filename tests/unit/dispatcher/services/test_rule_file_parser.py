@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oncue.dispatcher.services import rule_file_parser
+from oncue.dispatcher.services.deployment import rule_file_parser
 from oncue.dispatcher.services.deployment.rule_file_parser import RuleFileParser
 from oncue.errors import RuleFileError
 from oncue.protocol import api as r
