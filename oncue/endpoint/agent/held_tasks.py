@@ -52,6 +52,7 @@ class HeldTasks:
         #: Expiries are times of the server's clock.
         self.server_clock = PeerClock(TOLERANCE_US)
         self._began_us = now_us
+        self.other_records: Callable[[], list[bytes]] = list  # of blocks, for a rewrite of the journal
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -297,6 +298,7 @@ class HeldTasks:
         waiting = self.queue.waiting()
         waiting |= self._arguments.waiting()
         held, records = self.queue.held, [journal.pack(journal.EPOCH, epoch.to_bytes(8, "big"))]
+        records += self.other_records()
         for g in self.queue.groups():
             tasks = [t for t in g.tasks if held.get(t.id) is g]
             records.append(journal.pack(journal.RECEIVED, encode((g.call_raw, g.attempt, g.accepted_us, tasks))))

@@ -2,6 +2,7 @@
 
     received ──► started ──► ended (seq) ──► acked          requeued: undoes started
                      └─────► uploading (a large result) ──► ended (seq)
+    block, block history: the newest of each counts
 
 A record is MARK, kind, length, CRC-32 of kind and content, content. The records of a turn are
 written at once, before its effects leave the process. There is no fsync: the page cache survives
@@ -25,13 +26,14 @@ import msgspec
 
 from oncue.disk.durable_files import sync_folder
 from oncue.disk.space import NO_SPACE
+from oncue.endpoint.block_records import BlockHistory, BlockRecord
 from oncue.errors import Undecodable
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, Stored, TaskRecord
 
 HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"
-IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH = range(1, 9)
+IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH, BLOCK, BLOCK_HISTORY = range(1, 11)
 ID_BYTES = 16
 REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew,
 LEAST_REWRITE_BYTES = 64 << 10  # unless the disk is full
@@ -176,6 +178,8 @@ class Recovered(msgspec.Struct):
     spooled: list[AttemptsEnded] = []
     next_seq: int = 0
     epoch: int = 0  # the highest obeyed
+    blocks: dict[str, BlockRecord] = {}
+    block_history: BlockHistory = BlockHistory()
     problems: list[str] = []
 
 
@@ -224,6 +228,12 @@ class Journal:
 
     def epoch(self, epoch: int) -> None:
         self._pending += pack(EPOCH, epoch.to_bytes(8, "big"))
+
+    def block(self, block: BlockRecord) -> None:
+        self._pending += pack(BLOCK, encode(block))
+
+    def block_history(self, history: BlockHistory) -> None:
+        self._pending += pack(BLOCK_HISTORY, encode(history))
 
     @property
     def unwritten(self) -> int:
@@ -371,6 +381,11 @@ class _Fold:
                 del self.spooled[next(iter(self.spooled))]
         elif kind == EPOCH:
             self.out.epoch = max(self.out.epoch, int.from_bytes(content, "big"))
+        elif kind == BLOCK:
+            block = decode(BlockRecord, content)
+            self.out.blocks[block.id] = block
+        elif kind == BLOCK_HISTORY:
+            self.out.block_history = decode(BlockHistory, content)
 
     def _ended(self, kind: int, frame: AttemptsEnded) -> None:
         frame = msgspec.structs.replace(frame, body=msgspec.Raw(bytes(frame.body)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oncue.endpoint.agent.journal import ENDED, HEAD, SPARE_BYTES, DiskFile, Journal, pack, scan
+from oncue.endpoint.block_records import BlockHistory, BlockPhase, BlockRecord
 from oncue.protocol.codec import encode
 from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
 
@@ -168,3 +170,22 @@ def test_a_full_disk_lets_a_journal_be_shortened(tmp_path: Path) -> None:
     assert 20 < shortened < 60
     assert (tmp_path / "journal.spare").stat().st_size == SPARE_BYTES
     file.close()
+
+
+def test_the_newest_record_of_each_block_counts(tmp_path: Path) -> None:
+    file = DiskFile(tmp_path / "journal")
+    journal = Journal(file, b"identity")
+    asked = BlockRecord("a1", BlockPhase.ASKED, 2, 8, 3600.0, "key", 5)
+    other = msgspec.structs.replace(asked, id="b2")
+    for block in (asked, other, msgspec.structs.replace(asked, phase=BlockPhase.PENDING, job="12")):
+        journal.block(block)
+    journal.block_history(BlockHistory({1: 2.0}, (3,)))
+    assert journal.write()
+    file.close()
+
+    file = DiskFile(tmp_path / "journal")
+    found = Journal(file, b"another!").recovered
+    file.close()
+
+    assert found.blocks == {"a1": msgspec.structs.replace(asked, phase=BlockPhase.PENDING, job="12"), "b2": other}
+    assert found.block_history == BlockHistory({1: 2.0}, (3,))
