@@ -75,6 +75,21 @@ def mark_of(endpoint: str, block: str) -> str:
     return f"oncue-{endpoint.replace('-', '')[:8]}-{block}"
 
 
+def end_words(block: BlockRecord) -> str:
+    """Return why a block has ended, in words."""
+    parts = [f"job {block.job}" if block.job else "no job"]
+    if block.ending:
+        parts.append(block.ending)
+    if block.exit is not None:
+        parts.append(f"exit {block.exit}")
+    if block.reason:
+        parts.append(block.reason)
+    last = block.stderr.strip().splitlines()
+    if last:
+        parts.append(f"its stderr ends with: {last[-1][:300]}")
+    return ", ".join(parts)
+
+
 # ---------------------------------------------------------------- effects
 
 
@@ -120,6 +135,13 @@ class ReleaseBlock(msgspec.Struct, frozen=True):
     block: str
 
 
-BlockEffect = SubmitBlock | FindBlocks | PollJobs | CancelJobs | DrainBlock | ReleaseBlock
+class EndBlock(msgspec.Struct, frozen=True):
+    """Count the block's nodes as gone: its job has ended."""
+
+    block: str
+    why: str
+
+
+BlockEffect = SubmitBlock | FindBlocks | PollJobs | CancelJobs | DrainBlock | ReleaseBlock | EndBlock
 
 build_decoders(globals())

@@ -1,7 +1,7 @@
 """Breaker: pauses after blocks that die and submissions that fail. Pure.
 
 A block dies if it ends, not by this endpoint, before a worker of it has registered. Of blocks that
-die, at most DEATHS are submitted within WINDOW_US. Deaths in a row lengthen the pause:
+die, at most `limit` are submitted within WINDOW_US. Deaths in a row lengthen the pause:
 
     death    1      2      3        4        5 ...
     pause  15 s   1 min  10 min   20 min   40 min ... 6 h
@@ -19,7 +19,7 @@ DEATHS, WINDOW_US = 3, 600_000_000
 FIRST_PAUSES_US = (15_000_000, 60_000_000)
 PAUSE_US, PAUSE_CAP_US = 600_000_000, 6 * 3_600_000_000
 AWAY_US, REFUSED_US, SUBMIT_CAP_US = 15_000_000, 60_000_000, 1_800_000_000
-REMEMBERED = 64  # submissions and deaths
+REMEMBERED = 256  # submissions and deaths
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -30,16 +30,18 @@ class Allowance(msgspec.Struct, frozen=True):
     retry_us: int = 0
 
 
-def pause_us(deaths: int) -> int:
+def pause_us(deaths: int, most: int = DEATHS) -> int:
     """Return the pause after so many deaths in a row."""
     if deaths <= 0:
         return 0
-    if deaths < DEATHS:
-        return FIRST_PAUSES_US[deaths - 1]
-    return min(PAUSE_CAP_US, PAUSE_US << min(deaths - DEATHS, 20))
+    if deaths < most:
+        return FIRST_PAUSES_US[min(deaths, len(FIRST_PAUSES_US)) - 1]
+    return min(PAUSE_CAP_US, PAUSE_US << min(deaths - most, 20))
 
 
-def after_deaths(history: BlockHistory, unproven: int, proven: bool, now_us: int) -> Allowance | None:
+def after_deaths(
+    history: BlockHistory, unproven: int, proven: bool, now_us: int, limit: int = DEATHS
+) -> Allowance | None:
     """Return how many blocks deaths allow; None: any number.
 
     `unproven`: blocks that are asked for or run without a worker so far. `proven`: a block with
@@ -49,11 +51,11 @@ def after_deaths(history: BlockHistory, unproven: int, proven: bool, now_us: int
     if proven and not recent:
         return None
     words = _words(history)
-    if history.deaths_in_row and now_us < (until := history.died_us + pause_us(history.deaths_in_row)):
+    if history.deaths_in_row and now_us < (until := history.died_us + pause_us(history.deaths_in_row, limit)):
         return Allowance(0, f"{words}; the next try is in {span(until - now_us)}", until)
-    most = 1 if history.deaths_in_row >= DEATHS else DEATHS - recent
-    if recent >= DEATHS:
-        until = sorted(history.deaths)[-DEATHS] + WINDOW_US
+    most = 1 if history.deaths_in_row >= limit else limit - recent
+    if recent >= limit:
+        until = sorted(history.deaths)[-limit] + WINDOW_US
         return Allowance(0, f"{words}; the next try is in {span(until - now_us)}", until)
     why = words if recent else "the first blocks must show that workers start before more are asked for"
     return Allowance(max(0, most - unproven), why)
@@ -71,9 +73,9 @@ def after_refusals(history: BlockHistory, now_us: int) -> Allowance | None:
     return Allowance(0, f"submitting failed {times}: {history.refused}; next try in {span(until - now_us)}", until)
 
 
-def is_open(history: BlockHistory) -> bool:
+def is_open(history: BlockHistory, limit: int = DEATHS) -> bool:
     """Return True if blocks died so often in a row that asking has stopped."""
-    return history.deaths_in_row >= DEATHS
+    return history.deaths_in_row >= limit
 
 
 def _words(history: BlockHistory) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from oncue.endpoint.block_records import BlockHistory, BlockPhase
-from oncue.endpoint.breaker import Allowance, after_deaths, after_refusals, span
+from oncue.endpoint.breaker import DEATHS, Allowance, after_deaths, after_refusals, span
 
 HOUR_US = 3_600_000_000
 #: Before the end of a block's walltime its tasks are told and handed back.
@@ -34,6 +34,7 @@ class ScalingLimits(msgspec.Struct, frozen=True):
     pending: int = 2  # blocks in the scheduler's queue at once
     submits: int = 6
     submits_per_s: float = 60.0
+    failed: int = DEATHS  # blocks that die in ten minutes; then none is asked for
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -136,15 +137,16 @@ def _allowances(
     blocks: Sequence[BlockUse], sizes: list[int], limits: ScalingLimits, history: BlockHistory, now_us: int
 ) -> list[Allowance]:
     """Return what each limit allows; of equal ones, the first is told."""
-    waiting = sum(1 for b in blocks if b.phase in (BlockPhase.ASKED, BlockPhase.PENDING))
     unproven = sum(1 for b in blocks if not b.registered)
     proven = any(b.registered and b.phase is BlockPhase.RUNNING for b in blocks)
     most = max(limits.max, limits.min)
     found = [
-        after_deaths(history, unproven, proven, now_us),
+        after_deaths(history, unproven, proven, now_us, limits.failed),
         after_refusals(history, now_us),
         Allowance(most - len(blocks), f"blocks.max is {limits.max}"),
-        Allowance(limits.pending - waiting, f"limits.pending_blocks: {waiting} of {limits.pending} wait in the queue"),
+        Allowance(
+            limits.pending - unproven, f"limits.pending_blocks: {unproven} of {limits.pending} have no worker yet"
+        ),
         _submit_rate(limits, history, now_us),
         _node_hours(blocks, sizes, limits, history, now_us),
     ]

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds A:B [--jobs N] [--many]` runs seeds; `--seed N --trace` replays one."""
+"""`python -m tests.simulation --seeds A:B [--jobs N] [--many | --blocks]` runs seeds; `--seed N --trace` replays one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from tests.simulation.block_world import BlockWorld
 from tests.simulation.many import ManyWorld
 from tests.simulation.world import World
 
 
-def try_seed(seed: int, world: type[World] = World) -> str:
+def try_seed(seed: int, world: type[World | BlockWorld] = World) -> str:
     """ "" or what did not hold."""
     try:
         world(seed).run()
@@ -29,10 +30,11 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--many", action="store_true", help="several servers on a log that they share")
+    parser.add_argument("--blocks", action="store_true", help="an endpoint with blocks of a batch scheduler")
     args = parser.parse_args()
-    world = ManyWorld if args.many else World
+    world = BlockWorld if args.blocks else ManyWorld if args.many else World
     if args.seed is not None:
-        world(args.seed, print if args.trace else None).run()
+        world(args.seed, trace=print if args.trace else None).run()
         return 0
     first, last = map(int, args.seeds.split(":"))
     begun, failed = time.monotonic(), 0
@@ -40,7 +42,7 @@ def main() -> int:
         for seed, why in enumerate(pool.map(partial(try_seed, world=world), range(first, last), chunksize=20), first):
             if why:
                 failed += 1
-                how = f"{'--many ' if args.many else ''}--seed {seed} --trace"
+                how = f"{'--blocks ' if args.blocks else '--many ' if args.many else ''}--seed {seed} --trace"
                 print(f"seed {seed} failed (replay: python -m tests.simulation {how})\n{why}")
     took = time.monotonic() - begun
     print(f"{last - first} seeds, {failed} failed, {took:.1f} s, {(last - first) / took * 60:,.0f} a minute")

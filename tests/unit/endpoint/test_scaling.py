@@ -23,6 +23,7 @@ from oncue.endpoint.scaling import BlockUse, Demand, ScalingLimits, plan, with_u
 NOW, SECOND = 1_700_000_000_000_000, 1_000_000
 FREE = ScalingLimits(max=100, nodes=2, workers=4, pending=100, submits=0)
 EMPTY = BlockHistory()
+REGISTERED = (BlockPhase.RUNNING, BlockPhase.DRAINING)
 
 
 def use(name: str, **given: object) -> BlockUse:
@@ -171,12 +172,15 @@ def test_limits_hold_whatever_the_demand(
     limits = ScalingLimits(
         min=least, max=max(least, most), nodes=2, workers=4, pending=pending, submits=0, node_hours=hours
     )
-    blocks = [use(str(i), phase=p, busy=b, idle_us=s * SECOND) for i, (p, b, s) in enumerate(drawn)]
+    blocks = [
+        use(str(i), phase=p, busy=b, idle_us=s * SECOND, registered=p in REGISTERED)
+        for i, (p, b, s) in enumerate(drawn)
+    ]
     running = sum(b.busy for b in blocks)
 
     found = plan(Demand(waiting, running), blocks, limits, EMPTY, NOW)
 
-    queued = sum(b.phase in (BlockPhase.ASKED, BlockPhase.PENDING) for b in blocks)
+    queued = sum(not b.registered for b in blocks)
     assert not found.ask or len(blocks) + len(found.ask) <= limits.max
     assert not found.ask or queued + len(found.ask) <= pending
     assert not found.ask or not hours or (len(blocks) * 2 + sum(found.ask)) <= hours + 1e-9

@@ -1,0 +1,80 @@
+"""Facts about blocks for users: status.json, reports, and why a task waits for a block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oncue.endpoint.block_records import BlockPhase, BlockRecord, end_words
+from oncue.endpoint.blocks import WAITING, BlockTable
+from oncue.endpoint.breaker import is_open
+from oncue.endpoint.scaling import spent_node_s
+
+SHOWN_ENDED = 5  # the newest
+
+
+def block_rows(table: BlockTable) -> list[dict[str, Any]]:
+    """Return a row of each block: those that live, then the newest that ended."""
+    ended = [b for b in table.blocks.values() if b.id not in table.live]
+    return [_row(table, table.blocks[i]) for i in table.live] + [_row(table, b) for b in ended[: -SHOWN_ENDED - 1 : -1]]
+
+
+def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
+    live = table.live.get(block.id)
+    row: dict[str, Any] = {
+        "id": block.id,
+        "job": block.job,
+        "state": block.phase.value,
+        "nodes": block.nodes,
+        "workers": block.nodes * block.workers,
+        "asked_us": block.asked_us,
+        "running_us": block.running_us,
+        "ended_us": block.ended_us,
+        "reason": block.reason if live is None else phase_words(table, block),
+    }
+    if live is not None:
+        row |= {"busy": live.busy, "connected": sorted(live.nodes), "position": live.position}
+    else:
+        row |= {"ending": block.ending, "exit": block.exit, "stderr": block.stderr, "why": end_words(block)}
+    return row
+
+
+def phase_words(table: BlockTable, block: BlockRecord) -> str:
+    """Return the state of a block that lives, with the scheduler's words."""
+    live = table.live[block.id]
+    job = f"job {block.job}" if block.job else "a job"
+    if block.cancelled:
+        return f"{job} is being cancelled"
+    if block.phase is BlockPhase.ASKED:
+        lost = ", its answer was lost: the scheduler is searched for it" if live.unclear_us else ""
+        return f"{job} is being submitted{lost}"
+    if block.phase is BlockPhase.PENDING:
+        where = f", position {live.position} in the queue" if live.position is not None else ""
+        return f"{job}, {live.waits or 'PENDING'}{where}"
+    if block.phase is BlockPhase.RUNNING and not block.registered_us:
+        return f"{job} runs, its workers start"
+    return f"{job} {block.phase.value}" + (f": {block.reason}" if block.reason else "")
+
+
+def waiting_words(table: BlockTable) -> str:
+    """Return why a task waits that no worker has taken; "" if a worker could."""
+    queued = [b for b in (table.blocks[i] for i in table.live) if b.phase in WAITING or not b.registered_us]
+    if queued:
+        return "waiting for a block: " + "; ".join(phase_words(table, b) for b in queued[:3])
+    if table.plan.why:
+        return f"waiting for a block; none is asked for: {table.plan.why}"
+    return ""
+
+
+def breaker_words(table: BlockTable) -> str:
+    """Return why asking for blocks has stopped; "" if it has not."""
+    if not is_open(table.history, table.limits.failed):
+        return ""
+    return f"{table.plan.why or table.history.died}; `oncue endpoint reset NAME` tries again now"
+
+
+def node_hours(table: BlockTable, now_us: int) -> float:
+    """Return the node-hours used within the limit's period."""
+    running = sum(
+        b.nodes * (now_us - b.running_us) / 1e6 for b in (table.blocks[i] for i in table.live) if b.running_us
+    )
+    return (spent_node_s(table.history, table.limits, now_us) + running) / 3_600

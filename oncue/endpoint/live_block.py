@@ -1,0 +1,43 @@
+"""Parts of the table of blocks: passing facts, names of new blocks, the store."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from oncue.endpoint.block_records import BlockHistory, BlockRecord
+
+
+class BlockStore(Protocol):
+    """Where records go: the agent's journal."""
+
+    def block(self, block: BlockRecord) -> None: ...
+
+    def block_history(self, history: BlockHistory) -> None: ...
+
+
+class NewBlock(msgspec.Struct, frozen=True):
+    """Name of a new block, and the CURVE keys of its nodes."""
+
+    id: str
+    public: str
+    secret: str
+
+
+class LiveBlock(msgspec.Struct):
+    """Passing facts about a block that has not ended."""
+
+    nodes: set[str]  # that are connected
+    needed_us: int  # when it was busy, or needed, last
+    busy: int = 0
+    unclear_us: int = 0  # since when the answer to its submission is lost
+    search_us: int = 0  # when its job is searched next
+    told: bool = False  # DrainBlock was taken: no task goes there any more
+    handed_back: bool = False
+    unheard_us: int = 0  # until when nodes of a former process's block may dial
+    proven: bool = False  # it has run for QUICK_US with a worker
+    released_us: int = 0
+    cancel_us: int = 0  # when its job is cancelled (again)
+    waits: str = ""  # the scheduler's state and reason
+    position: int | None = None
