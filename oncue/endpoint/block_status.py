@@ -1,4 +1,4 @@
-"""Facts about blocks for users: status.json, reports, and why a task waits for a block."""
+"""Facts about blocks for users: their state, and why a task waits for one."""
 
 from __future__ import annotations
 

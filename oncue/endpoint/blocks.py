@@ -102,9 +102,10 @@ class BlockTable:
         return list(self.blocks.values()), self.history
 
     def take_effects(self, *, durable: bool = True) -> list[BlockEffect]:
-        """Return what to do. `durable`: the records of all inputs so far are in the journal.
+        """Return what to do.
 
-        If they are not, submissions are held back.
+        `durable`: the records of all inputs so far are in the journal. If they are not,
+        submissions are held back.
         """
         held: list[BlockEffect] = [] if durable else [e for e in self._out if isinstance(e, SubmitBlock)]
         out = [e for e in self._out if durable or not isinstance(e, SubmitBlock)]
@@ -418,7 +419,7 @@ class BlockTable:
     # ------------------------------------------------------------ facts
 
     def remaining_s(self, block: BlockRecord, now_us: int) -> float | None:
-        """Return what is left of the block's walltime; None: it does not run, or has no limit."""
+        """Return what is left of the block's walltime; None if nothing limits it yet."""
         if not block.running_us or not block.walltime_s:
             return None
         return block.walltime_s - (now_us - block.running_us) / 1e6

@@ -10,7 +10,7 @@ from oncue.endpoint.block_records import BlockHistory, BlockRecord
 
 
 class BlockStore(Protocol):
-    """Where records go: the agent's journal."""
+    """Store of the records: the agent's journal."""
 
     def block(self, block: BlockRecord) -> None: ...
 
