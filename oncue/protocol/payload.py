@@ -25,6 +25,7 @@ from oncue.pickles.unpicklable import explained
 from oncue.protocol.buffers import Buffer, OutOfBand
 from oncue.protocol.codec import DECODE_ERRORS, INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
+from oncue.protocol.text_keys import has_text_keys
 
 MSGPACK, PICKLE, REF = b"m", b"p", b"r"
 _encode = msgspec.msgpack.Encoder().encode
@@ -314,10 +315,12 @@ def unpack_args(payload: bytes, source: BlobSource | None = None) -> tuple[tuple
 def peek(payload: bytes) -> tuple[bool, Any]:
     """Return (True, value) for msgpack, otherwise (False, note for people).
 
-    Runs no code.
+    Runs no code. Raises Undecodable.
     """
     letter = payload[:1]
     if letter == MSGPACK:
+        if not has_text_keys(payload[1:]):
+            raise Undecodable("a dict has keys that are no texts")
         return True, unpack(payload)
     if letter == PICKLE:
         return False, f"a pickled value of {len(payload) - 1:,} bytes"

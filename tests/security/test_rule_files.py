@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,10 @@ from tests.security.stall import check_no_stall
 from tests.unit.rules.parsing.test_hostile_files import HOSTILE
 
 RULES = 10_000
+SHARED: dict[str, dict[str, Any]] = {
+    "fields": {f"data.a{n}": 1 for n in range(300)},
+    "lists": {f"data.a{n}": list(range(100)) for n in range(6)},
+}
 CPU_S = 20.0  # of the server, for a deploy of 10,000 rules: it takes 3.5
 
 
@@ -44,6 +49,29 @@ def post(system: System, *texts: str, dry_run: bool = True) -> int:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_rule_file_does_not_stall_the_server(system: System, name: str) -> None:
     check_no_stall(system.local["url"], lambda: post(system, HOSTILE[name]))
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_rules_that_share_many_fields_do_not_end_the_server(system: System, name: str) -> None:
+    """They were deployed, and then the server could not index them: it ended, and did not start again."""
+    function = system.json("functions", "register", str(system.write("shared.py", "def fn(*args): ...")) + ":fn")
+    rules = [_shared(f"{name}-{n}", SHARED[name]) for n in range(6)]
+    files = [{"label": name, "text": json.dumps({"rules": rules})}]
+
+    def deploy() -> None:
+        answer = system.http("POST", "/v1/rules", {"files": files, "functions": {"fn": function[0]["id"]}})
+        assert answer.status == 200, answer
+
+    check_no_stall(system.local["url"], deploy)
+    system.server.kill()
+    system.up("--no-endpoint")
+    event = {"type": "t", "source": "/s", "data": {f"a{n}": 1 for n in range(300)}}
+    assert system.http("POST", "/v1/events", event).status == 202
+    system.await_true(lambda: system.tasks(rule=f"{name}-5"), "the rules fire")
+
+
+def _shared(name: str, match: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "on": {"type": "t"}, "match": match, "run": {"function": "fn", "args": [1]}}
 
 
 def test_several_hostile_rule_files_at_once_do_not_stall_the_server(system: System) -> None:

@@ -16,10 +16,11 @@ from oncue import ids
 from oncue.dispatcher.http.body import BodyDecoder, check_json
 from oncue.dispatcher.http.route import JSON
 from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop
-from oncue.errors import TooLarge
+from oncue.errors import Invalid, TooLarge
 from oncue.protocol import payload
 from oncue.protocol.api import BatchRequest, RetryPolicy
 from oncue.protocol.api.base import Request
+from oncue.protocol.text_keys import has_text_keys
 
 PAYLOADS_BYTES = 1 << 20  # decoded in the loop: little more than a copy
 CALLS_BYTES = 2 << 20  # of calls in msgpack
@@ -54,6 +55,8 @@ class BatchDecoder:
         if coding != JSON and len(data) <= PAYLOADS_BYTES and (request := self._payloads_of(data)) is not None:
             return request
         if len(data) <= LARGE_BYTES:
+            if coding != JSON:
+                _check_keys(data)
             return _plain(self._plain.decode(data, coding))
         return await off_loop(self._decode_large, data, coding)
 
@@ -81,6 +84,7 @@ class BatchDecoder:
             if request is not None:
                 return request
             _check_calls(data)
+            _check_keys(data)
         request = _plain(self._plain.decode(data, coding))
         if not request.calls or request.payloads:
             return request
@@ -99,4 +103,13 @@ def _check_calls(data: bytes) -> None:
             f"the `calls` have over {CALLS_BYTES:,} bytes, or over {CONTAINERS:,} lists and objects",
             remedy="send less at once: 1,024 calls are a good batch; or send `payloads`",
             limit_bytes=CALLS_BYTES,
+        )
+
+
+def _check_keys(data: bytes) -> None:
+    if not has_text_keys(data):
+        raise Invalid(
+            "the body: a dict has keys that are no texts - at `$.calls`",
+            remedy="give texts, or send `payloads`: oncue's Python client pickles such dicts",
+            path="$.calls",
         )

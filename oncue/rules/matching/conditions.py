@@ -11,7 +11,6 @@ it with ^ and $) by google-re2, in linear time.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -158,7 +157,7 @@ def bound(op: str, wanted: Any) -> int | float | datetime:
             return parse_time(wanted) or size_bytes(wanted)
         except ValueError as e:
             raise ValueError(f"{e}; {takes}") from None
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or math.isnan(wanted):
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or wanted != wanted:
         raise ValueError(takes)
     return wanted
 

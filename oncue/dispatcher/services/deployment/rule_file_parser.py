@@ -91,3 +91,6 @@ def _parsed(d: Deployment, draft: RuleSet | None) -> ParsedDeployment:
     except OncueError as e:  # deployed by another version of oncue
         log.error("the deployed rule file %s cannot be read: %s", d.label, e)
         return ParsedDeployment(RuleSet(d.label, d.text, (), ()), str(e))
+    except Exception as e:  # a bug here; one text must not keep the server from its start
+        log.exception("the deployed rule file %s cannot be read", d.label)
+        return ParsedDeployment(RuleSet(d.label, d.text, (), ()), f"{type(e).__name__}: {e}")

@@ -6,6 +6,7 @@ import fnmatch
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.explain import decide, explain
 from oncue.rules.matching.cel import compile_cel
 from oncue.rules.matching.conditions import glob, regex
+from oncue.rules.matching.index import Index
 from oncue.rules.matching.template import whole
 from oncue.rules.parsing.rule_file import Rule, parse
 from oncue.rules.testing.runner import run_tests
+from tests.colliding import integers
 
 
 def event(data: Any = None, **attributes: Any) -> Event:
@@ -142,6 +145,62 @@ def test_the_index_gives_what_testing_every_rule_gives(rules: list[Any], events:
         brute = [name for name, entry in active_rules.entries.items() if decide(entry.rule, happened) is None]
         assert [entry.rule.name for entry in active_rules.matching(happened)] == brute
         assert [name for name, entry in active_rules.entries.items() if explain(entry.rule, happened).fires] == brute
+
+
+def test_numbers_of_rule_files_are_not_hashed_as_they_are() -> None:
+    many = integers(40)
+    assert len(set(map(hash, many))) == 1  # a dict of thousands of them takes minutes
+    rules = [one(name=f"r{n}", match={"data.n": [*many, n]}) for n in range(10)]
+    index = Index([(rule.name, rule.conditions[1:]) for rule in rules])  # without `on`
+
+    tables = [table for _, table in index._root.exact]
+    assert [len(table) for table in tables] == [50]
+    assert len(set(map(hash, tables[0]))) == 50
+    for n in (3, 3.0, many[5], many[5] * 10):
+        brute = [rule.name for rule in rules if decide(rule, event({"n": n})) is None]
+        assert [name for name in index.candidates(event({"n": n})) if name in brute] == brute
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        lambda n: {f"data.a{i}": 1 for i in range(300)},  # the tree is as deep
+        lambda n: {f"data.a{i}": [*range(100), n] for i in range(6)},  # ... or a node for each combination
+        lambda n: {f"data.b{n // 2}": n, "data.a1": 1},  # ... or a table for each two rules
+    ],
+)
+def test_the_index_of_any_rules_is_small(match: Callable[[int], dict[str, Any]]) -> None:
+    rules = [one(name=f"r{n}", match=match(n)) for n in range(100)]
+    index = Index([(rule.name, rule.conditions) for rule in rules])
+
+    nodes, tables = [index._root], 0
+    for node in nodes:
+        for _, table in node.exact:
+            nodes += table.values()
+            tables = max(tables, len(node.exact))
+    assert len(nodes) < 10_000
+    assert tables <= 16
+    happened = event({f"a{i}": 1 for i in range(300)} | {"b49": 99})
+    brute = [rule.name for rule in rules if decide(rule, happened) is None]
+    assert brute
+    assert [name for name in index.candidates(happened) if name in brute] == brute
+
+
+def test_an_integer_may_be_larger_than_all_floats() -> None:
+    large = 10**400
+    rules = [
+        one(name=f"r{n}", match={"data.n": match}) for n, match in enumerate([{"gt": large}, {"lt": large}, large])
+    ]
+    rules += [one(name=f"s{n}", match={"data.n": n}) for n in range(5)]
+    index = Index([(rule.name, rule.conditions) for rule in rules])
+
+    def matching(value: object) -> list[str]:
+        happened = event({"n": value})
+        return [r.name for r in rules if decide(r, happened) is None and r.name in index.candidates(happened)]
+
+    assert matching(large) == ["r2"]
+    assert matching(large + 1) == ["r0"]
+    assert matching(3) == ["r1", "s3"]
 
 
 @settings(max_examples=300, deadline=None)
