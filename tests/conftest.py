@@ -11,17 +11,17 @@ import pytest
 
 from tests.kafka import shared
 from tests.kafka.broker import Broker, Cluster
-from tests.kafka.jars import Missing
-from tests.services import missing
+from tests.services import Missing, missing
+from tests.slurm.cluster import Cluster as SlurmCluster
 
 
 @contextlib.contextmanager
-def or_skipped() -> Iterator[None]:
-    """Where Kafka cannot run the test is skipped, with the remedy; in CI that is a failure."""
+def or_skipped(service: str = "Kafka") -> Iterator[None]:
+    """Where a service cannot run the test is skipped, with the remedy; in CI that is a failure."""
     try:
         yield
     except Missing as e:
-        missing(f"no Kafka: {e}")
+        missing(f"no {service}: {e}")
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +64,26 @@ def three(tmp_path: Path) -> Iterator[Cluster]:
             yield cluster.start()
     finally:
         cluster.kill()
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """The Slurm of this test process: two nodes of four cores. Tests use `slurm`."""
+    with or_skipped("Slurm"):
+        cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """Slurm with idle nodes, whose commands this process and its children find.
+
+    What the test breaks is mended afterwards, and its jobs are ended.
+    """
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, slurm_cluster.environ[name])
+    yield slurm_cluster
+    slurm_cluster.mend()

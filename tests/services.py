@@ -1,4 +1,4 @@
-"""Says that a service which a test needs is not there."""
+"""Services that a test needs and this machine may not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from typing import NoReturn
 
 import pytest
+
+
+class Missing(Exception):
+    """The service cannot run here; the message names the missing program and the remedy."""
 
 
 def missing(what: str) -> NoReturn:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.kafka.broker import Broker, Cluster
-from tests.kafka.jars import Missing
+from tests.services import Missing
 
 
 def main() -> int:

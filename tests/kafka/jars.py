@@ -10,12 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.services import Missing
+
 POM = Path(__file__).with_name("pom.xml")
 JAVA = 17
-
-
-class Missing(Exception):
-    """Kafka cannot run here; the message names the missing program and the remedy."""
 
 
 def version() -> str:

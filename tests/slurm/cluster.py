@@ -1,0 +1,268 @@
+"""A Slurm cluster of a test's own: munged, slurmctld and a slurmd a node, all on this machine.
+
+Cluster(folder).start()
+    ready in about 2 s: nodes n1, n2 (4 cores each), partition `debug`; `environ` is for its commands
+kill_node("n1")         kill -9 of its slurmd, steps and jobs: as if the power went
+stop_controller()       slurmctld is away; start_controller() brings it back with its state
+faulty("sbatch", ...)   within it, `environ` finds a stand-in of a command first in PATH
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.keeper import Kept
+from tests.ports import free_port
+from tests.slurm import programs
+
+START_S = 60.0
+COMMAND_S = 30.0
+CONFIG = """ClusterName=oncue
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge/socket
+SlurmctldPort={controller_port}
+SlurmdPort={first_port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+SchedulerType=sched/builtin
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+ReturnToService=2
+MinJobAge={remember_s}
+KillWait=2
+SlurmdTimeout=6
+SlurmctldTimeout=6
+InactiveLimit=0
+MessageTimeout=3
+SlurmdParameters=config_overrides
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+GresTypes=gpu
+{nodes}
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+"""
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} RealMemory=4000 State=UNKNOWN"
+
+
+class Cluster:
+    """Nodes n1, n2 ... of one controller.
+
+    `remember_s`: how long the controller lists a job that has ended, at least; 2 is its minimum.
+    """
+
+    def __init__(self, folder: Path, *, nodes: int = 2, cores: int = 4, remember_s: int = 60) -> None:
+        programs.check()
+        self.folder = folder
+        self.nodes = [f"n{i + 1}" for i in range(nodes)]
+        self._cores, self._remember_s = cores, remember_s
+        self._wrappers = folder / "wrappers"
+        self.config = folder / "slurm.conf"
+        #: For commands, and for those who call them.
+        self.environ = os.environ | {
+            "SLURM_CONF": str(self.config),
+            "PATH": f"{self._wrappers}:{os.environ['PATH']}",
+        }
+        out = {name: folder / f"{name}.out" for name in ("munged", "slurmctld", *self.nodes)}
+        self._munge = Kept(self._munged(), self.environ, out["munged"])
+        controller = [programs.program("slurmctld"), "-D", "-f", str(self.config)]
+        self._controller = Kept(controller, self.environ, out["slurmctld"])
+        self._slurmds = {
+            name: Kept([programs.program("slurmd"), "-D", "-N", name, "-f", str(self.config)], self.environ, out[name])
+            for name in self.nodes
+        }
+
+    # ------------------------------------------------------------ lifecycle
+
+    def start(self) -> Cluster:
+        """Start all, and wait until the nodes are idle. Raises AssertionError with the logs."""
+        for folder in (self.folder / "munge", self.folder / "state", self._wrappers):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "munge").chmod(0o755)
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        self._write_config()
+        self._munge.start()
+        self._wait(lambda: (self.folder / "munge" / "socket").exists(), "munged listens", self._munge)
+        self._controller.start()
+        for slurmd in self._slurmds.values():
+            slurmd.start()
+        self.wait_idle(*self.nodes)
+        return self
+
+    def stop(self) -> None:
+        """Kill all, with all jobs."""
+        for kept in (*self._slurmds.values(), self._controller, self._munge):
+            kept.kill()
+
+    def _munged(self) -> list[str]:
+        at = self.folder / "munge"
+        options = [f"--{name}-file={at / name}" for name in ("key", "pid", "log", "seed")]
+        return [programs.program("munged"), "--foreground", "--force", f"--socket={at / 'socket'}", *options]
+
+    def _write_config(self) -> None:
+        ports = [free_port() for _ in self.nodes]
+        nodes = [
+            NODE.format(name=name, host=socket.gethostname(), port=port, cores=self._cores)
+            for name, port in zip(self.nodes, ports, strict=True)
+        ]
+        text = CONFIG.format(
+            host=socket.gethostname(),
+            user=getpass.getuser(),
+            folder=self.folder,
+            controller_port=free_port(),
+            first_port=ports[0],
+            remember_s=self._remember_s,
+            nodes="\n".join(nodes),
+        )
+        self.config.write_text(text)
+
+    # ------------------------------------------------------------ questions
+
+    def run(self, *command: str) -> str:
+        """Run one of Slurm's commands, without stand-ins. Raises AssertionError if it fails."""
+        done = self._command(*command)
+        assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def _command(self, *command: str) -> subprocess.CompletedProcess[str]:
+        environ = self.environ | {"PATH": os.environ["PATH"]}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+
+    def jobs(self) -> dict[str, str]:
+        """Return the states of all jobs that the controller still lists, by id."""
+        return dict(line.split() for line in self.run("squeue", "-h", "-t", "all", "-o", "%i %T").splitlines())
+
+    def active_jobs(self) -> set[str]:
+        """Return the ids of jobs that have not ended."""
+        return set(self.run("squeue", "-h", "-o", "%i").split())
+
+    def wait_job(self, job: str, *states: str) -> str:
+        """Wait until a job is in one of these states (RUNNING, COMPLETED ...); return which."""
+        self._wait(lambda: self.jobs().get(job) in states, f"job {job} is {' or '.join(states)}", self._controller)
+        return self.jobs()[job]
+
+    def wait_idle(self, *nodes: str) -> None:
+        self.wait_nodes("idle", *nodes)
+
+    def wait_nodes(self, state: str, *nodes: str) -> None:
+        """Wait until these nodes are in a state as sinfo says it: idle, down, down* ..."""
+
+        def reached() -> bool:
+            done = self._command("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %T")
+            return done.returncode == 0 and {line.split()[1] for line in done.stdout.splitlines()} == {state}
+
+        self._wait(reached, f"nodes {', '.join(nodes)} are {state}", self._controller, *self._slurmds.values())
+
+    def _wait(self, reached: Callable[[], bool], what: str, *concerned: Kept) -> None:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
+            for kept in concerned:
+                assert kept.running or kept is not concerned[0], f"Slurm did not start: {kept.tail()}"
+            if reached():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not in {START_S:.0f} s: {what}\n" + "\n".join(k.tail() for k in concerned))
+
+    def mend(self) -> None:
+        """End all jobs and start what does not run, until all nodes are idle."""
+        if not self._controller.running:
+            self.start_controller()
+        for name, slurmd in self._slurmds.items():
+            if not slurmd.running:
+                self.start_node(name)
+        if active := self.active_jobs():
+            self._command("scancel", "--signal=KILL", *active)
+            self._command("scancel", *active)
+        self.wait_idle(*self.nodes)
+
+    # ------------------------------------------------------------ faults
+
+    def kill_node(self, name: str) -> None:
+        """Kill a node's slurmd, its steps and its jobs, at once. The controller notices in 15 s."""
+        self._slurmds[name].kill()
+
+    def start_node(self, name: str) -> None:
+        """Start a killed node again, and wait until it is idle."""
+        self._slurmds[name].start()
+        self.wait_idle(name)
+
+    def node_processes(self, name: str) -> set[int]:
+        """Return the processes on a node: slurmd, steps, and all that jobs started."""
+        return self._slurmds[name].descendants()
+
+    def stop_controller(self) -> None:
+        """Kill slurmctld. Jobs go on running."""
+        self._controller.kill()
+
+    def start_controller(self) -> None:
+        """Start slurmctld again, with its saved state, and wait until it answers."""
+        self._controller.start()
+        self._wait(lambda: self._command("squeue", "-h").returncode == 0, "slurmctld answers", self._controller)
+
+    def restart_controller(self) -> None:
+        self.stop_controller()
+        self.start_controller()
+
+    def cancel(self, *jobs: str) -> None:
+        """Cancel jobs as somebody else would."""
+        self.run("scancel", *jobs)
+
+    @contextlib.contextmanager
+    def faulty(self, command: str, script: str) -> Iterator[Path]:
+        """Within it, a shell script stands in for a command.
+
+        `$REAL` in it is the real one; each call appends its arguments to the file that is yielded.
+        """
+        calls = self.folder / f"{command}.calls"
+        calls.write_text("")
+        file = self._wrappers / command
+        real = programs.program(command)
+        file.write_text(f'#!/bin/sh\nREAL={real}\necho "$*" >>{shlex.quote(str(calls))}\n{script}\n')
+        file.chmod(0o755)
+        try:
+            yield calls
+        finally:
+            file.unlink()
+
+    def hanging(self, command: str) -> contextlib.AbstractContextManager[Path]:
+        """Within it, a command does nothing and never answers."""
+        return self.faulty(command, "exec sleep 1000")
+
+    def answer_lost(self, command: str) -> contextlib.AbstractContextManager[Path]:
+        """Within it, a command does what it should, and never answers."""
+        return self.faulty(command, '"$REAL" "$@" >/dev/null 2>&1\nexec sleep 1000')
+
+    def refusing(self, command: str, message: str, code: int = 1) -> contextlib.AbstractContextManager[Path]:
+        """Within it, a command fails with a message on stderr."""
+        return self.faulty(command, f"echo {shlex.quote(message)} >&2\nexit {code}")
+
+    def babbling(self, command: str, text: str) -> contextlib.AbstractContextManager[Path]:
+        """Within it, a command succeeds with this output, whatever it was asked."""
+        return self.faulty(command, f"printf '%s' {shlex.quote(text)}")
+
+    def counted(self, command: str) -> contextlib.AbstractContextManager[Path]:
+        """Within it, each call of a command is written down, and works."""
+        return self.faulty(command, 'exec "$REAL" "$@"')
