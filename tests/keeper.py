@@ -9,6 +9,7 @@ them when its stdin closes: when the test ends it, or dies in any way.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -66,6 +67,15 @@ class Kept:
             assert self._keeper.stdin is not None
             self._keeper.stdin.close()
             self._keeper.wait(END_S)
+
+    def terminate(self) -> None:
+        """Ask the daemon to end, as an administrator would; kill it if it does not."""
+        os.kill(self.daemon(), signal.SIGTERM)
+        assert self._keeper is not None
+        try:
+            self._keeper.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def tail(self) -> str:
         return self._output.read_text(errors="replace")[-2000:] if self._output.exists() else ""

@@ -4,27 +4,29 @@ Cluster(folder).start()
     ready in about 2 s: nodes n1, n2 (4 cores each), partition `debug`; `environ` is for its commands
 kill_node("n1")         kill -9 of its slurmd, steps and jobs: as if the power went
 stop_controller()       slurmctld is away; start_controller() brings it back with its state
-faulty("sbatch", ...)   within it, `environ` finds a stand-in of a command first in PATH
+faults                  hangs, refusals, garbage ... of its commands
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.keeper import Kept
 from tests.ports import free_port
+from tests.schedulers.faults import CommandFaults
 from tests.slurm import programs
 
 START_S = 60.0
 COMMAND_S = 30.0
+MEND_S = 15.0
 CONFIG = """ClusterName=oncue
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
@@ -45,6 +47,7 @@ TaskPlugin=task/none
 MpiDefault=none
 SwitchType=switch/none
 SchedulerType=sched/builtin
+SchedulerParameters=sched_min_interval=10000,sched_interval=1,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
@@ -52,7 +55,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 ReturnToService=2
 MinJobAge={remember_s}
-KillWait=2
+KillWait=1
 SlurmdTimeout=6
 SlurmctldTimeout=6
 InactiveLimit=0
@@ -77,12 +80,13 @@ class Cluster:
         self.folder = folder
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
         self._cores, self._remember_s = cores, remember_s
-        self._wrappers = folder / "wrappers"
+        #: Faults of the commands that `environ` finds.
+        self.faults = CommandFaults(folder / "wrappers", f"{os.environ['PATH']}:/usr/bin")
         self.config = folder / "slurm.conf"
         #: For commands, and for those who call them.
         self.environ = os.environ | {
             "SLURM_CONF": str(self.config),
-            "PATH": f"{self._wrappers}:{os.environ['PATH']}",
+            "PATH": f"{self.faults.folder}:{os.environ['PATH']}",
         }
         out = {name: folder / f"{name}.out" for name in ("munged", "slurmctld", *self.nodes)}
         self._munge = Kept(self._munged(), self.environ, out["munged"])
@@ -97,7 +101,7 @@ class Cluster:
 
     def start(self) -> Cluster:
         """Start all, and wait until the nodes are idle. Raises AssertionError with the logs."""
-        for folder in (self.folder / "munge", self.folder / "state", self._wrappers):
+        for folder in (self.folder / "munge", self.folder / "state"):
             folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "munge").chmod(0o755)
         key = self.folder / "munge" / "key"
@@ -105,7 +109,7 @@ class Cluster:
         key.chmod(0o400)
         self._write_config()
         self._munge.start()
-        self._wait(lambda: (self.folder / "munge" / "socket").exists(), "munged listens", self._munge)
+        self._wait(lambda: (self.folder / "munge" / "socket").exists(), lambda: "munged listens", self._munge)
         self._controller.start()
         for slurmd in self._slurmds.values():
             slurmd.start()
@@ -161,42 +165,55 @@ class Cluster:
 
     def wait_job(self, job: str, *states: str) -> str:
         """Wait until a job is in one of these states (RUNNING, COMPLETED ...); return which."""
-        self._wait(lambda: self.jobs().get(job) in states, f"job {job} is {' or '.join(states)}", self._controller)
+        what = f"job {job} is {' or '.join(states)}"
+        self._wait(lambda: self.jobs().get(job) in states, lambda: f"{what}, but: {self.jobs()}", self._controller)
         return self.jobs()[job]
 
     def wait_idle(self, *nodes: str) -> None:
         self.wait_nodes("idle", *nodes)
 
-    def wait_nodes(self, state: str, *nodes: str) -> None:
+    def wait_nodes(self, state: str, *nodes: str, limit_s: float = START_S) -> None:
         """Wait until these nodes are in a state as sinfo says it: idle, down, down* ..."""
 
+        said = ""
+
         def reached() -> bool:
+            nonlocal said
             done = self._command("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %T")
+            said = done.stdout + done.stderr
             return done.returncode == 0 and {line.split()[1] for line in done.stdout.splitlines()} == {state}
 
-        self._wait(reached, f"nodes {', '.join(nodes)} are {state}", self._controller, *self._slurmds.values())
+        what = f"nodes {', '.join(nodes)} are {state}"
+        self._wait(reached, lambda: f"{what}, but: {said} with jobs {self.jobs()}", self._controller, limit_s=limit_s)
 
-    def _wait(self, reached: Callable[[], bool], what: str, *concerned: Kept) -> None:
-        end = time.monotonic() + START_S
+    def _wait(
+        self, reached: Callable[[], bool], what: Callable[[], str], daemon: Kept, limit_s: float = START_S
+    ) -> None:
+        end = time.monotonic() + limit_s
         while time.monotonic() < end:
-            for kept in concerned:
-                assert kept.running or kept is not concerned[0], f"Slurm did not start: {kept.tail()}"
+            assert daemon.running, f"Slurm does not run: {daemon.tail()}"
             if reached():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not in {START_S:.0f} s: {what}\n" + "\n".join(k.tail() for k in concerned))
+        logs = "\n".join(kept.tail() for kept in (daemon, *self._slurmds.values()))
+        raise AssertionError(f"not in {limit_s:.0f} s: {what()}\n{logs}")
 
     def mend(self) -> None:
         """End all jobs and start what does not run, until all nodes are idle."""
         if not self._controller.running:
             self.start_controller()
-        for name, slurmd in self._slurmds.items():
+        for slurmd in self._slurmds.values():
             if not slurmd.running:
-                self.start_node(name)
+                slurmd.start()
         if active := self.active_jobs():
             self._command("scancel", "--signal=KILL", *active)
             self._command("scancel", *active)
-        self.wait_idle(*self.nodes)
+        try:
+            self.wait_nodes("idle", *self.nodes, limit_s=MEND_S)
+        except AssertionError:  # a node that came back too early may stay as it is
+            self.stop()
+            shutil.rmtree(self.folder / "state")
+            self.start()
 
     # ------------------------------------------------------------ faults
 
@@ -214,13 +231,13 @@ class Cluster:
         return self._slurmds[name].descendants()
 
     def stop_controller(self) -> None:
-        """Kill slurmctld. Jobs go on running."""
-        self._controller.kill()
+        """End slurmctld, which saves its state. Jobs go on running."""
+        self._controller.terminate()
 
     def start_controller(self) -> None:
         """Start slurmctld again, with its saved state, and wait until it answers."""
         self._controller.start()
-        self._wait(lambda: self._command("squeue", "-h").returncode == 0, "slurmctld answers", self._controller)
+        self._wait(lambda: self._command("squeue", "-h").returncode == 0, lambda: "slurmctld answers", self._controller)
 
     def restart_controller(self) -> None:
         self.stop_controller()
@@ -229,40 +246,3 @@ class Cluster:
     def cancel(self, *jobs: str) -> None:
         """Cancel jobs as somebody else would."""
         self.run("scancel", *jobs)
-
-    @contextlib.contextmanager
-    def faulty(self, command: str, script: str) -> Iterator[Path]:
-        """Within it, a shell script stands in for a command.
-
-        `$REAL` in it is the real one; each call appends its arguments to the file that is yielded.
-        """
-        calls = self.folder / f"{command}.calls"
-        calls.write_text("")
-        file = self._wrappers / command
-        real = programs.program(command)
-        file.write_text(f'#!/bin/sh\nREAL={real}\necho "$*" >>{shlex.quote(str(calls))}\n{script}\n')
-        file.chmod(0o755)
-        try:
-            yield calls
-        finally:
-            file.unlink()
-
-    def hanging(self, command: str) -> contextlib.AbstractContextManager[Path]:
-        """Within it, a command does nothing and never answers."""
-        return self.faulty(command, "exec sleep 1000")
-
-    def answer_lost(self, command: str) -> contextlib.AbstractContextManager[Path]:
-        """Within it, a command does what it should, and never answers."""
-        return self.faulty(command, '"$REAL" "$@" >/dev/null 2>&1\nexec sleep 1000')
-
-    def refusing(self, command: str, message: str, code: int = 1) -> contextlib.AbstractContextManager[Path]:
-        """Within it, a command fails with a message on stderr."""
-        return self.faulty(command, f"echo {shlex.quote(message)} >&2\nexit {code}")
-
-    def babbling(self, command: str, text: str) -> contextlib.AbstractContextManager[Path]:
-        """Within it, a command succeeds with this output, whatever it was asked."""
-        return self.faulty(command, f"printf '%s' {shlex.quote(text)}")
-
-    def counted(self, command: str) -> contextlib.AbstractContextManager[Path]:
-        """Within it, each call of a command is written down, and works."""
-        return self.faulty(command, 'exec "$REAL" "$@"')

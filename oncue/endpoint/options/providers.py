@@ -16,7 +16,7 @@ from oncue.quantities import Duration, Size
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 #: Program that starts the pool on each node of a block; `simple` starts one, on the first node.
-Launcher = Literal["srun", "mpiexec", "mpirun", "aprun", "jsrun", "pbsdsh", "simple"]
+Launcher = Literal["srun", "mpiexec", "mpirun", "aprun", "jsrun", "pbsdsh", "blaunch", "qrsh", "simple"]
 
 
 class LocalOptions(

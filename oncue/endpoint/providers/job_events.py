@@ -25,6 +25,7 @@ class SubmitFailed(msgspec.Struct, frozen=True):
 
     mark: str
     why: str
+    command: str = ""  # that failed, such as sbatch
     transient: bool = False
     unclear: bool = False
 

@@ -5,8 +5,7 @@
 
 Calls of the same kind are merged while they wait: a scheduler that is slow is asked for all jobs
 at once, not once for each time that the loop wanted to know. A call that fails because the
-scheduler is away is tried again, after pauses that grow; a submission is not: its caller decides.
-After failed submissions the next one, of whatever job, waits for a pause that grows too.
+scheduler is away is tried again, after pauses that grow. A submission is not: its caller decides.
 """
 
 from __future__ import annotations
@@ -56,12 +55,10 @@ class Pauses(msgspec.Struct, frozen=True):
 
     first_s: float = 2.0
     longest_s: float = 60.0
-    longest_submit_s: float = 300.0
 
-    def after(self, call: Call, failures: int, jitter: float) -> float:
+    def after(self, failures: int, jitter: float) -> float:
         """Return the pause after so many failures in a row; `jitter` is from 0 to 1."""
-        longest = self.longest_submit_s if call is Call.SUBMIT else self.longest_s
-        return float(min(longest, self.first_s * 2 ** min(failures - 1, 20))) * (0.75 + 0.25 * jitter)
+        return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 20))) * (0.75 + 0.25 * jitter)
 
 
 class _Failures(msgspec.Struct):
@@ -120,7 +117,7 @@ class JobThread:
         return events
 
     def trouble(self) -> str:
-        """Return why calls have failed, and when they are tried again; "" if none has."""
+        """Return which calls fail, why, and when they are tried again; "" if none does."""
         now = time.monotonic()
         with self._changed:
             return "; ".join(_sentence(c, f, now) for c, f in self._failures.items() if f.count)
@@ -196,20 +193,20 @@ class JobThread:
         return Submitted(request.mark, self._provider.submit(request))
 
     def _failed(self, call: Call, what: Mapping[str, JobRequest | None], e: Exception) -> None:
-        """Set the pause before the next try; all but submissions wait for it."""
+        """Report a failed submission; let another call wait for its next try."""
         if not isinstance(e, SchedulerError):
             log.exception("%s failed unexpectedly", call.value)
         why, command = (e.message, e.details.get("command", "")) if isinstance(e, OncueError) else (repr(e), "")
+        if call is Call.SUBMIT:
+            unclear = not isinstance(e, SchedulerAway | SubmissionRefused)
+            transient = unclear or isinstance(e, SchedulerAway)
+            self._append(SubmitFailed(next(iter(what)), why, command, transient, unclear))
+            return
         with self._changed:
             count = self._failures[call].count + 1
-            next_s = time.monotonic() + self._pauses.after(call, count, random.random())
+            next_s = time.monotonic() + self._pauses.after(count, random.random())
             self._failures[call] = _Failures(count, why, command, next_s)
-            if call is not Call.SUBMIT:
-                self._waiting[call] = dict(what) | self._waiting[call]
-                return
-        unclear = not isinstance(e, SchedulerAway | SubmissionRefused)
-        transient = unclear or isinstance(e, SchedulerAway)
-        self._append(SubmitFailed(next(iter(what)), why, transient=transient, unclear=unclear))
+            self._waiting[call] = dict(what) | self._waiting[call]
 
     def _report(self, call: Call, event: JobEvent) -> None:
         with self._changed:

@@ -16,7 +16,7 @@ from oncue.endpoint.providers.job_events import (
     SubmitFailed,
     Submitted,
 )
-from oncue.endpoint.providers.job_thread import Call, JobThread, Pauses
+from oncue.endpoint.providers.job_thread import JobThread, Pauses
 from oncue.endpoint.providers.jobs import (
     JobRequest,
     JobState,
@@ -27,8 +27,8 @@ from oncue.endpoint.providers.jobs import (
 )
 
 LIMIT_S = 20
-SHORT = Pauses(first_s=0.01, longest_s=0.02, longest_submit_s=0.02)
-LONG = Pauses(first_s=3600.0, longest_s=3600.0, longest_submit_s=3600.0)
+SHORT = Pauses(first_s=0.01, longest_s=0.02)
+LONG = Pauses(first_s=3600.0, longest_s=3600.0)
 
 
 class Scheduler:
@@ -155,20 +155,26 @@ def test_polls_go_on_by_themselves_when_the_scheduler_is_back(
 def test_trouble_names_the_command_its_reason_and_the_next_try(
     scheduler: Scheduler, started: Callable[..., JobThread]
 ) -> None:
-    scheduler.troubles["submit"] = [SchedulerAway("no controller", command="sbatch")]
+    scheduler.troubles["jobs"] = [SchedulerAway("no controller", command="squeue")]
     thread = started(LONG)
 
+    thread.poll(["1"])
     thread.submit(JobRequest("a", "true"))
-    (event,) = wait(thread)
+    wait(thread)
+    thread.submit(JobRequest("b", "true"))
+    wait(thread)
 
-    assert event == SubmitFailed("a", "no controller", transient=True)
-    assert thread.trouble().startswith("sbatch failed once: no controller; next try in ")
+    assert thread.trouble().startswith("squeue failed once: no controller; next try in ")
     assert thread.trouble().endswith(" min")
+
+    thread.retry_now()
+    assert wait(thread) == [JobsPolled({"1": JobStatus(JobState.RUNNING)})]
 
 
 @pytest.mark.parametrize(
     ("trouble", "expected"),
     [
+        (SchedulerAway("no controller", command="sbatch"), SubmitFailed("a", "no controller", "sbatch", True)),
         (SubmissionRefused("no such partition"), SubmitFailed("a", "no such partition")),
         (SubmissionUnclear("no answer"), SubmitFailed("a", "no answer", transient=True, unclear=True)),
         (ValueError("a mistake"), SubmitFailed("a", "ValueError('a mistake')", transient=True, unclear=True)),
@@ -188,29 +194,11 @@ def test_a_failed_submission_is_not_tried_again_by_the_thread(
     assert scheduler.calls == [("submit", ("a",)), ("submit", ("b",))]
 
 
-def test_submissions_wait_after_a_failure_and_other_calls_do_not(
-    scheduler: Scheduler, started: Callable[..., JobThread]
-) -> None:
-    scheduler.troubles["submit"] = [SchedulerAway("busy")]
-    thread = started(LONG)
-    thread.submit(JobRequest("a", "true"))
-    wait(thread)
-
-    thread.submit(JobRequest("b", "true"))
-    thread.poll(["1"])
-    wait(thread)
-    assert scheduler.calls == [("submit", ("a",)), ("jobs", ("1",))]
-
-    thread.retry_now()
-    assert wait(thread) == [Submitted("b", "job of b")]
-
-
 def test_pauses_grow_to_their_limit() -> None:
-    pauses = Pauses(first_s=2.0, longest_s=60.0, longest_submit_s=300.0)
+    pauses = Pauses(first_s=2.0, longest_s=60.0)
 
-    assert [pauses.after(Call.POLL, n, 1.0) for n in (1, 2, 3, 6, 1000)] == [2, 4, 8, 60, 60]
-    assert pauses.after(Call.SUBMIT, 1000, 1.0) == 300
-    assert pauses.after(Call.POLL, 1, 0.0) == 1.5
+    assert [pauses.after(n, 1.0) for n in (1, 2, 3, 6, 1000)] == [2, 4, 8, 60, 60]
+    assert pauses.after(1, 0.0) == 1.5
 
 
 def test_an_end_does_not_wait_for_a_scheduler_that_hangs(scheduler: Scheduler) -> None:

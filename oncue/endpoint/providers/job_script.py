@@ -1,0 +1,90 @@
+"""Script of a job: directives, variables, launcher, exit code.
+
+The launcher runs beside the shell, which hands TERM on to it: schedulers send a job's end to the
+shell alone, to its process group, or to all its processes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from oncue.endpoint.options.providers import Launcher
+from oncue.endpoint.providers.job_files import JobFiles
+from oncue.endpoint.providers.jobs import JobRequest, SubmissionRefused
+from oncue.endpoint.providers.launchers import ONE_NODE, launched, needs_script
+
+_BODY = """#!/bin/bash
+{directives}
+
+{variables}
+{worker_init}
+
+{launched} &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT USR1 USR2 XCPU
+while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+wait "$child"
+code=$?
+{{ echo "$code" >{exit}.new && mv -f {exit}.new {exit}; }} 2>/dev/null
+exit "$code"
+"""
+
+
+class LaunchOptions(msgspec.Struct, frozen=True):
+    """Start of the command on a job's nodes, as the endpoint's file says it."""
+
+    worker_init: str = ""
+    launcher: Launcher = "simple"
+    launcher_options: str = ""
+
+
+def write_script(
+    files: JobFiles,
+    request: JobRequest,
+    directives: Iterable[str],
+    options: LaunchOptions,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """Write the job's script; return its path. `variables` are the scheduler's own.
+
+    Raises SubmissionRefused if the launcher cannot start so many nodes, or the disk refuses.
+    """
+    if request.nodes > 1 and options.launcher in ONE_NODE:
+        raise SubmissionRefused(
+            f"launcher {options.launcher} starts one node only, and a block has {request.nodes}",
+            remedy="choose another launcher in endpoint.yaml, or blocks of one node",
+        )
+    exports = _exports(dict(variables or {}) | dict(request.environment))
+    try:
+        files.prune()
+        node_script = files.path(request.mark, ".node")
+        if needs_script(options.launcher):
+            files.write(request.mark, ".node", f"{exports}\n{options.worker_init}\n{request.command}\n")
+        text = _BODY.format(
+            directives="\n".join(directives),
+            variables=exports,
+            worker_init=options.worker_init,
+            launched=launched(
+                options.launcher, request.command, str(node_script), request.nodes, options.launcher_options
+            ),
+            exit=shlex.quote(str(files.path(request.mark, ".exit"))),
+        )
+        files.path(request.mark, ".exit").unlink(missing_ok=True)
+        return str(files.write(request.mark, ".sh", text))
+    except OSError as e:
+        raise SubmissionRefused(
+            f"the job's script cannot be written: {files.folder}: {e.strerror}",
+            remedy="make room on that disk, or make the folder writable",
+        ) from None
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+def clock(seconds: int) -> str:
+    """Return a time limit as HH:MM:SS."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
