@@ -152,7 +152,8 @@ class Trigger(ABC):
     #: The keys of this kind in a rule file, beside name and kind: a Struct that is frozen,
     #: kw_only and forbid_unknown_fields. Its class variable RELATIVE, if there is one, names
     #: event fields that never begin with a slash; FIELDS all fields of their data, with their
-    #: types, and TYPE their type: a deploy warns of rules that look for others.
+    #: types, VALUES the values of fields that have few, NAMES those without a slash, and TYPE
+    #: their type: a deploy warns of rules that look for others.
     options: ClassVar[type[msgspec.Struct]]
     #: Every server runs the trigger. False: only the server that owns the trigger's name.
     runs_everywhere: ClassVar[bool] = False

@@ -33,6 +33,8 @@ class Schema(NamedTuple):
     about: str  # "the trigger frames"
     fields: Mapping[str, type]
     type: str
+    values: Mapping[str, Collection[str]]  # of a field that has few
+    names: Collection[str]  # fields without a slash
 
 
 def implausible(rules: RuleSet, triggers: Mapping[str, Any], types: Collection[str]) -> list[RuleWarning]:
@@ -61,7 +63,10 @@ def _schema(on: Any, triggers: Mapping[str, Any]) -> Schema | None:
         return None
     fields = {name: kind for o in options for name, kind in o.FIELDS.items()}
     kinds = {getattr(o, "TYPE", "") for o in options}
-    return Schema(f"the trigger {', '.join(names)}", fields, kinds.pop() if len(kinds) == 1 else "")
+    values = {n: v for o in options for n, v in getattr(o, "VALUES", {}).items()} | {"trigger": tuple(names)}
+    parts = set.intersection(*(set(getattr(o, "NAMES", ())) for o in options))
+    about = f"the trigger {', '.join(names)}"
+    return Schema(about, fields, kinds.pop() if len(kinds) == 1 else "", values, parts)
 
 
 def _type_of(name: str, options: Any) -> str:
@@ -111,6 +116,7 @@ def _of_schema(rule: Rule, schema: Schema) -> Iterator[_Warning]:
             yield path, f"{why}: this condition is the same for all of them", _near(path, schema)
         else:
             yield from ((path, f"{path}: {why}", "") for why in _wrong_types(path, tests, schema))
+            yield from ((path, f"{path}: {why}", remedy) for why, remedy in _other_values(path, tests, schema))
     for path in rule.when.paths() if rule.when is not None else ():
         if why := _unknown_field(path, schema):
             yield path.rpartition(".")[2], f"when: {why}", _near(path, schema)
@@ -164,6 +170,29 @@ def _wrong_types(path: str, tests: Any, schema: Schema) -> Iterator[str]:
             continue
         if not _fits(operator, value, kind):
             yield f"is {_TYPE_NAMES[kind]} in events of {schema.about}, so that `{operator}` {value!r} never holds"
+
+
+def _other_values(path: str, tests: Any, schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield why the values of conditions never occur, and the nearest that does."""
+    field = path.removeprefix("data.")
+    if not path.startswith("data.") or field not in schema.fields:
+        return
+    if isinstance(tests, dict) and (tests.get("exists") is False or tests.get("not") == {"exists": True}):
+        yield f"all events of {schema.about} have it, so that this never holds", ""
+    texts = _texts(tests)
+    known = schema.values.get(field)
+    if known is not None and texts and not set(texts) & set(known):
+        near = nearest(texts[0], known)
+        yield f"is {' or '.join(known)} in events of {schema.about}, never {texts[0]!r}", near
+    if field in schema.names and _has_slash(texts, tests if isinstance(tests, dict) else {}):
+        yield "is a name without a folder: with a slash it never holds", "data.path and data.relative have folders"
+
+
+def _has_slash(texts: list[str], tests: Mapping[str, Any]) -> bool:
+    """Return True if only a text with a slash fulfils a condition."""
+    glob = str(tests.get("glob", "")).replace("**/", "")
+    parts = [str(tests.get("prefix", "")), str(tests.get("suffix", "")), glob if "{" not in glob else ""]
+    return any("/" in part for part in parts) or (bool(texts) and all("/" in text for text in texts))
 
 
 def _fits(operator: str, value: Any, kind: type) -> bool:

@@ -61,6 +61,12 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "size": int,
         "mtime": float,
     }
+    #: All values of a field that has few.
+    VALUES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "cause": ("close_write", "rename", "stable", "rescan", "backfill")
+    }
+    #: Fields that are one part of a path: they have no slash.
+    NAMES: ClassVar[tuple[str, ...]] = ("name", "stem")
     TYPE: ClassVar[str] = FILE_EVENT  # of its events
 
     symlinks: Literal["ignore", "files"] = "ignore"  # links to folders are never followed
