@@ -87,6 +87,17 @@ def test_lists_of_all_kinds_are_tables(notebook: Notebook, system: System) -> No
     assert "nothing" in html(notebook.run(HEAD, "client.triggers.list()"))
 
 
+def test_a_single_record_is_a_table(notebook: Notebook, system: System) -> None:
+    fail = "def fail(x):\n    raise ValueError(f'no <b>{x}</b>')"
+    shown = html(notebook.run(HEAD, fail, "task = client.submit(fail, 1)", "task.wait()", "task.info()"))
+    assert "<td>state</td><td>failed</td>" in shown
+    assert "<td>accepted</td><td>20" in shown
+    assert "no &lt;b&gt;1" in shown
+    assert "replaced_by" not in shown  # nothing to say
+    assert "<td>workers</td>" in html(notebook.run(HEAD, "client.endpoints.get('local')"))
+    assert "<td>subject</td>" in html(notebook.run(HEAD, "client.me"))
+
+
 def test_a_cell_never_fails_because_the_server_is_away(notebook: Notebook) -> None:
     shown = html(notebook.run("from oncue import Client\nClient('http://127.0.0.1:9', 't')"))
     assert "nothing answers at http://127.0.0.1:9" in shown

@@ -67,8 +67,10 @@ def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> No
         checks.append(("stored log", lambda: storage_checks.stored_log(folder, deep)))
     if serves and not only_endpoints:
         checks.append(("port", lambda: port(settings.host, settings.port, folder)))
-    checks += [("url", lambda: client_checks.url(folder)), ("server", lambda: server(folder))]
+    checks.append(("url", lambda: client_checks.url(folder)))
     findings = [finding for name, check in checks for finding in guarded(name, check)]
+    if findings[-1].ok:  # the URL: else nothing more is to be said of the server
+        findings += guarded("server", lambda: server(folder))
     if json_:
         as_json(findings)
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -10,10 +12,12 @@ import click
 from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
-from oncue.cli.output import as_json, facts, json_option, listing, say, table, when
+from oncue.cli.output import as_json, facts, json_option, listing, number_of, say, table, when
 from oncue.cli.tasks.filters import since_option, until_option
-from oncue.protocol.api import TriggerInfo
+from oncue.protocol.api import Backfilled, TriggerInfo
 from oncue.quantities import size_text
+
+ASKED_FILES = 1_000  # a backfill of more files asks first
 
 
 @click.group(cls=Group)
@@ -115,12 +119,14 @@ def explain(name: str, file: str, json_: bool) -> None:
 @since_option
 @until_option
 @click.option("--dry-run", is_flag=True, help="Count the files; let none fire.")
+@click.option("--yes", is_flag=True, help="Do not ask in a terminal before many files fire.")
 @json_option
-def backfill(name: str, glob: str, since_us: int, until_us: int, dry_run: bool, json_: bool) -> None:
+def backfill(name: str, glob: str, since_us: int, until_us: int, dry_run: bool, yes: bool, json_: bool) -> None:
     """Let files fire that existed before the trigger NAME.
 
     --since and --until compare the files' modification times. Files that have fired do not fire
-    again. A file that is being written fires when it is complete.
+    again. A file that is being written fires when it is complete. In a terminal, more than 1,000
+    files are counted first, and you are asked.
 
     \b
     Example:
@@ -128,16 +134,29 @@ def backfill(name: str, glob: str, since_us: int, until_us: int, dry_run: bool, 
       oncue triggers backfill frames
     """
     with connected() as client:
-        found = client.triggers.backfill(name, glob=glob, since_us=since_us, until_us=until_us, dry_run=dry_run)
+        start = partial(client.triggers.backfill, name, glob=glob, since_us=since_us, until_us=until_us)
+        if not dry_run and not yes and sys.stdin.isatty():
+            _ask(name, start(dry_run=True))
+        found = start(dry_run=dry_run)
     if json_:
         as_json(found)
         return
-    size = f" ({size_text(found.bytes)})" if found.files else ""
-    files = "1 old file" if found.files == 1 else f"{found.files:,} old files"
-    say(f"trigger {name}: {files} {'would' if dry_run else 'will'} fire{size}")
+    say(f"trigger {name}: {_old_files(found)} {'would' if dry_run else 'will'} fire")
     for path in found.first:
         say(f"  {path}")
     if found.files > len(found.first):
         say(f"  ... and {found.files - len(found.first):,} more")
     if found.fired_before:
         say(f"{found.fired_before:,} of the selected files have fired before, and do not fire again")
+
+
+def _ask(name: str, counted: Backfilled) -> None:
+    """Ask before many files fire. Raises Abort on no."""
+    if counted.files > ASKED_FILES:
+        click.confirm(f"Let {_old_files(counted)} fire, of trigger {name}?", abort=True, err=True)
+
+
+def _old_files(found: Backfilled) -> str:
+    if not found.files:
+        return "0 old files"
+    return f"{number_of(found.files, 'old file')} ({size_text(found.bytes)})"

@@ -22,6 +22,7 @@ from oncue.protocol.api import EndpointInfo, TaskInfo
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.records import STATUS_NAMES, Ended, Failure
 from oncue.task_lifecycle import state_text
+from oncue.text.html_table import Html, table, time_text
 
 ROWS = 20  # of a list
 LISTED = 3  # texts of a cell
@@ -52,7 +53,7 @@ def client_table(session: Session) -> str:
     head = f'<p>oncue at <a href="{html.escape(url)}" target="_blank">{html.escape(url)}</a> as {html.escape(me.subject)}</p>'
     endpoints = msgspec.json.decode(answer.body, type=list[EndpointInfo])
     rows = [(e.name, e.state, e.workers, e.waiting) for e in endpoints]
-    return head + _table(("endpoint", "state", "workers", "waiting"), rows)
+    return head + table(("endpoint", "state", "workers", "waiting"), rows)
 
 
 def error_text(error: OncueError) -> str:
@@ -61,7 +62,7 @@ def error_text(error: OncueError) -> str:
 
 def task_table(task: Handle) -> str:
     """Return a task with its state, and why it waits or failed."""
-    return _table(_COLUMNS, [_task_row(task, _info(task))])
+    return table(_COLUMNS, [_task_row(task, _info(task))])
 
 
 def tasks_table(tasks: Sequence[Handle]) -> str:
@@ -71,7 +72,7 @@ def tasks_table(tasks: Sequence[Handle]) -> str:
         state = _state(task)
         states[state] = states.get(state, 0) + 1
     counts = ", ".join(f"{n:,} {state}" for state, n in sorted(states.items()))
-    shown = _table(_COLUMNS, [_task_row(task, None) for task in tasks[:ROWS]])
+    shown = table(_COLUMNS, [_task_row(task, None) for task in tasks[:ROWS]])
     more = f"<p>and {len(tasks) - ROWS:,} more</p>" if len(tasks) > ROWS else ""
     return f"<p>{len(tasks):,} tasks{': ' if counts else ''}{counts}</p>{shown}{more}"
 
@@ -83,10 +84,10 @@ def records_table(session: Session, records: Iterable[Any], more: bool) -> str:
         return "<p>nothing</p>"
     if isinstance(records[0], TaskInfo):
         rows = [_info_row(session, info) for info in records]
-        return _table(_COLUMNS, rows) + ("<p>and more</p>" if more else "")
+        return table(_COLUMNS, rows) + ("<p>and more</p>" if more else "")
     fields = _columns(records)
     rows = [tuple(_cell(name, read(r)) for name, read in fields) for r in records]
-    return _table([name.removesuffix("_us") for name, _ in fields], rows) + ("<p>and more</p>" if more else "")
+    return table([name.removesuffix("_us") for name, _ in fields], rows) + ("<p>and more</p>" if more else "")
 
 
 def _columns(records: Sequence[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -114,7 +115,7 @@ def _of_event(key: str, record: Any) -> Any:
 def _cell(name: str, value: Any) -> str:
     """Return a value as text; "" if it is no short one."""
     if name.endswith("_us") and isinstance(value, int):
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1e6)) if value else ""
+        return time_text(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value[:LISTED]) + (f" and {len(value) - LISTED:,} more" if len(value) > LISTED else "")
     return str(value) if isinstance(value, str | int | float) and len(str(value)) < 200 else ""
@@ -171,26 +172,10 @@ def _seconds(us: int) -> str:
     return f"{us / 1e6:,.3g} s" if us > 0 else ""
 
 
-class _Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
 def _link(session: Session, task_id: str) -> str:
     """Return the task's id as a link to the server's page."""
     try:
         url, _ = session.http.target()
     except OncueError:
         return task_id
-    return _Html(f'<a href="{html.escape(url)}/#{task_id}" target="_blank">{task_id}</a>')
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, _Html) else html.escape(str(value))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return Html(f'<a href="{html.escape(url)}/#{task_id}" target="_blank">{task_id}</a>')

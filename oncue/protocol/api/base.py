@@ -9,6 +9,7 @@ import msgspec
 
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import NAME_CHARS
+from oncue.text.html_table import record_table
 
 Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS)]
 Text = Annotated[str, msgspec.Meta(max_length=4_000)]
@@ -32,6 +33,10 @@ class Moment:
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
     """Base class of responses: a client ignores fields that it does not know."""
+
+    def _repr_html_(self) -> str:
+        """Return the fields as a table, for notebooks."""
+        return record_table(self)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
