@@ -18,6 +18,7 @@ from oncue.protocol.api import Explanation
 
 if TYPE_CHECKING:
     from oncue.functions import Packed
+    from oncue.functions.options import FunctionOptions
     from oncue.protocol.records import Parameter
     from oncue.rules.parsing.rule_file import RuleSet
 
@@ -72,7 +73,7 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
     for ruleset, function, path, name in _own_functions(sets):
         try:
             with _printing_aside():
-                packed = pack_file(path, name)
+                packed = pack_file(path, name, _options(ruleset, function))
         except OncueError as e:
             raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
         other = packed_by_name.setdefault(function, packed)
@@ -80,6 +81,16 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
             what = f"{function} is a different function for this rule file than for another one"
             raise _at(ruleset, function, what, "deploy the files one at a time")
     return packed_by_name
+
+
+def _options(ruleset: RuleSet, function: str) -> FunctionOptions:
+    """Return the options that the runs of a function state together."""
+    from oncue.functions.options import FunctionOptions
+
+    found = FunctionOptions()
+    for stated in ruleset.properties_of(function):
+        found = found.merged(FunctionOptions(stated.fresh, stated.memory_bytes, stated.detached, stated.files))
+    return found
 
 
 def _at(ruleset: RuleSet, function: str, message: str, remedy: str) -> RuleFileError:

@@ -204,6 +204,26 @@ def test_a_terminal_is_asked_and_shown_how_far_it_is(system: System) -> None:
     assert {shown(system, task)["retry_of"] for task in re.findall(r"^[0-9a-f]{32}$", said, re.M)} == set(failed)
 
 
+def test_a_backfill_of_many_files_asks_in_a_terminal(system: System) -> None:
+    folder = system.folder / "many"
+    folder.mkdir()
+    for n in range(1_001):
+        (folder / f"{n}.old").touch()
+    (folder / "one.few").touch()
+    system.write("many.yaml", f"triggers:\n  - {{name: many, kind: file, path: {folder}}}\n")
+    system.oncue("deploy", "many.yaml", "--yes")
+    few = Terminal(system, "triggers", "backfill", "many", "--glob", "*.few")
+    assert few.end()[1] == 0
+    no = Terminal(system, "triggers", "backfill", "many", "--glob", "*.old")
+    assert "Let 1,001 old files (0 B) fire, of trigger many? [y/N]" in " ".join(no.read_until("[y/N]").split())
+    no.type("n\n")
+    assert no.end()[1] == 130
+    assert "1,001 old files" in system.oncue("triggers", "backfill", "many", "--glob", "*.old", "--dry-run").stdout
+    said, code = Terminal(system, "triggers", "backfill", "many", "--glob", "*.old", "--yes").end()
+    assert (code, "1,001 old files (0 B) will fire" in said) == (0, True)
+    system.oncue("rules", "remove", "many", "--yes")
+
+
 def test_open_tasks_are_cancelled_by_what_they_share(system: System) -> None:
     system.oncue("functions", "register", "calls.py:slow")
     body = {"function": "slow", "calls": [[[600], {}]] * 20}
@@ -379,6 +399,7 @@ def test_doctor_of_a_user_looks_at_url_token_and_endpoint(system: System) -> Non
     assert "none yet" in mine["endpoints"]["found"]
     wrong = found(remote(system, token, ONCUE_URL="http://127.0.0.1:9"), code=1)
     assert not wrong["url"]["ok"]
+    assert "server" not in wrong  # one fault, one line
     nowhere = found(remote(system, token, ONCUE_URL="http://no-such-host.invalid:80"), code=1)
     assert "no address" in nowhere["url"]["found"]
     unset = remote(system, "")

@@ -24,6 +24,12 @@ from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
 from oncue.rules.parsing.condition_parser import check_possible, parse_match, parse_on
+from oncue.rules.parsing.function_keys import (
+    FUNCTION_KEYS,
+    NO_PROPERTIES,
+    FunctionProperties,
+    function_properties,
+)
 from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -44,7 +50,7 @@ RULE_KEYS = (
     "enabled",
     "tests",
 )
-RUN_KEYS = ("function", "endpoint", "args", "timeout")
+RUN_KEYS = ("function", "endpoint", "args", "timeout", *FUNCTION_KEYS)
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
 RETRY_ON = ("lost", "error", "timeout")
 MAX_RUNS = 100
@@ -75,6 +81,7 @@ class RuleRun(msgspec.Struct, frozen=True):
     args: Template  # of a mapping (keyword arguments) or a list (positional ones)
     timeout_ms: int
     given: SourcePositions
+    properties: FunctionProperties = NO_PROPERTIES
 
 
 class RuleTest(msgspec.Struct, frozen=True):
@@ -119,6 +126,11 @@ class RuleSet(msgspec.Struct, frozen=True):
     def endpoints(self) -> list[str]:
         """Return the endpoints of all rules as written, each once."""
         return list(dict.fromkeys(run.endpoint for rule in self.rules for run in rule.runs))
+
+    def properties_of(self, function: str) -> list[FunctionProperties]:
+        """Return what the runs of a function state of it, each once."""
+        runs = (run for rule in self.rules for run in rule.runs if run.function == function)
+        return list(dict.fromkeys(run.properties for run in runs))
 
     def place_of(self, function: str) -> tuple[int, int]:
         """Return line and column of the first run of a function."""
@@ -320,7 +332,8 @@ def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> RuleR
     template = compile_args(args, problems, refer=refer)
     if "timeout" in node.value:
         timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
-    return RuleRun(function, endpoint, template, timeout_ms, _given(args, place, node.value.get("endpoint", node)))
+    given = _given(args, place, node.value.get("endpoint", node))
+    return RuleRun(function, endpoint, template, timeout_ms, given, function_properties(node, function, problems))
 
 
 def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
