@@ -105,6 +105,7 @@ def described(value: Any) -> str:
 _ANY_REMEDY = "make it inside the function; or put the function and it at the top level of a .py file and import that"
 _LIST = "pass a list (list(...)) instead of the generator, or make it inside the function"
 _CONNECT = "pass its address or name, and connect inside the function"
+_OPEN = "pass the file's name (and the name of what is read in it), and open it inside the function"
 _LOCK = "it works within one process: leave it out, or make it inside the function"
 _FUTURE = "pass its result: f.result(), or submit from a callback of it"
 #: Remedies by the module and name of a class, or of a base; "": any class of that module.
@@ -128,6 +129,13 @@ _REMEDIES: dict[tuple[str, str], str] = {
     ("oncue.client.client", "Client"): "make a Client inside the function",
     ("multiprocessing", ""): "make it inside the function: it works among the children of one process",
     ("sqlite3", ""): _CONNECT,
+    ("h5py", ""): _OPEN,
+    ("netCDF4", ""): _OPEN,
+    ("tables", ""): _OPEN,
+    ("_csv", ""): "pass a list of its rows, or the file's name",
+    ("posix", "DirEntry"): "pass its path: entry.path",
+    ("posix", "ScandirIterator"): "pass the folder's name, or a list of paths",
+    ("re", "Match"): "pass what it matched: match.group(), match.groups()",
 }
 _CONNECTIONS = ("connection", "cursor", "engine", "session", "client", "pool", "database")
 

@@ -38,7 +38,7 @@ def test_a_process_that_a_dead_worker_left_behind_ends(stopped: System, tmp_path
 
 def test_a_rule_file_states_properties_of_a_function(stopped: System) -> None:
     """The function itself knows nothing of oncue."""
-    reads = "import os\n\ndef f(name):\n    return os.getpid(), open(os.path.join(os.path.dirname(__file__), name)).read()\n"
+    reads = "import os\n\ndef f(name):\n    return [os.getpid(), open(os.path.join(os.path.dirname(__file__), name)).read()]\n"
     greedy = "\ndef greedy():\n    kept = []\n    while True:\n        kept.append(bytearray(10_000_000))\n"
     stopped.write("plain.py", reads + greedy)
     stopped.write("masks/a.txt", "mask")
@@ -62,7 +62,7 @@ def test_a_rule_file_states_properties_of_a_function(stopped: System) -> None:
     (task,) = stopped.await_tasks(1, rule="greedy")
     assert "memory limit of 300 MB" in task["why"]
     stopped.write("flat.txt", "changed")
-    assert "plain.py:f" in stopped.oncue("rules", "diff", "plain.yaml").stdout
+    assert "plain.py:f" in stopped.oncue("rules", "diff", "plain.yaml", code=1).stdout
     (stopped.folder / "flat.txt").unlink()
     done = stopped.oncue("deploy", "plain.yaml", "--yes", code=2)
     assert "plain.yaml:2" in done.stderr

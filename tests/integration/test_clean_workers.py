@@ -78,11 +78,22 @@ STATE = {
         "asyncio.set_event_loop_policy(type('Mine', (asyncio.DefaultEventLoopPolicy,), {})())",
     ),
     "start method": ("multiprocessing.get_start_method(True)", "multiprocessing.set_start_method('spawn'); time.sleep(0.01)"),
+    "temporary folder": ("str(tempfile.tempdir)", "tempfile.tempdir = '/mess'; time.sleep(0.01)"),
+    "https": (
+        "ssl._create_default_https_context.__name__",
+        "ssl._create_default_https_context = ssl._create_unverified_context; time.sleep(0.01)",
+    ),
+    "process name": (
+        "multiprocessing.current_process().name",
+        "multiprocessing.current_process().name = 'mess'; time.sleep(0.01)",
+    ),
+    "thread name": ("threading.current_thread().name", "threading.current_thread().name = 'mess'; time.sleep(0.01)"),
+    "calendar": ("calendar.firstweekday()", "calendar.setfirstweekday(6)"),
     "asyncgen hooks": ("repr(sys.get_asyncgen_hooks().firstiter)", "sys.set_asyncgen_hooks(firstiter=print)"),
 }  # fmt: skip
 IMPORTS = (
-    "import asyncio, csv, decimal, gc, io, locale, logging, os, resource, signal, socket, sys, threading, time"
-    ", tracemalloc, multiprocessing, warnings\n"
+    "import asyncio, calendar, csv, decimal, gc, io, locale, logging, os, resource, signal, socket, sys, threading, time"
+    ", tracemalloc, multiprocessing, ssl, tempfile, warnings\n"
 )
 
 
@@ -99,6 +110,11 @@ def test_the_next_task_finds_the_state_of_the_first(rig: Rig, imports: str) -> N
         assert found == [found[0]] * 4, name
         assert rig.value(both, False) == found[0], name
         assert rig.value(other) == found[0], name
+
+
+def test_what_a_short_task_assigns_is_restored_for_the_next_chunk(rig: Rig) -> None:
+    f = script("import tempfile\ndef f():\n found = tempfile.tempdir\n tempfile.tempdir = '/mess'\n return found\n")
+    assert [rig.value(f) for _ in range(3)] == [None] * 3
 
 
 def unpack_ok(ended: Any) -> Any:

@@ -77,6 +77,7 @@ class Cleanup:
         self.worn = False  # something cannot be restored
         self._chdir = os.chdir
         self._settings: dict[str, Setting] = {}
+        self._unwatched: list[Setting] = []
         self._late = late_settings()
         self._modules = 0  # imported when late settings were looked for
         self._events: Any = None  # the module asyncio.events, once it is imported
@@ -102,7 +103,7 @@ class Cleanup:
             home = found.home or (os.getcwd() if _DIRECTORY in self.touched else home)
         finally:
             self._add_late()
-            unchanged = self.touched <= {"", _DIRECTORY}
+            unchanged = self.touched <= {"", _DIRECTORY} and not self._reassigned(self.fresh)
             self.saved = Saved(self.fresh.values if unchanged else self._read(), context, home)
             self.touched.clear()
             self.go_home()
@@ -161,6 +162,10 @@ class Cleanup:
         except (OSError, ValueError, locale.Error):
             self.worn = True
 
+    def _reassigned(self, saved: Saved) -> list[Setting]:
+        """Return the settings without a watched function that were changed."""
+        return [s for s in self._unwatched if s.read() != saved.values.get(s.name, s.fresh)]
+
     def look_closer(self, whole: bool = True) -> None:
         """Restore attributes that were assigned. Costs some microseconds.
 
@@ -175,6 +180,8 @@ class Cleanup:
         if not same:
             for (attributes, names, _), values in zip(_ASSIGNED, saved.assigned, strict=True):
                 attributes.update(zip(names, values, strict=True))
+        for setting in self._reassigned(saved):
+            self._write(setting, saved.values.get(setting.name, setting.fresh))
         if "tracebacklimit" in _system:
             del sys.tracebacklimit
         if sys.argv != saved.argv:
@@ -211,6 +218,8 @@ class Cleanup:
 
     def _add(self, setting: Setting) -> None:
         self._settings[setting.name] = setting
+        if not setting.watched and setting.name != EVENT_LOOP:  # which `restore` always compares
+            self._unwatched.append(setting)
         for module, names in setting.watched:
             for name in names:
                 self._watch(module, name, setting.name)

@@ -24,7 +24,22 @@ def late_settings() -> dict[str, Callable[[Any], Setting]]:
         "numpy": _numpy,
         "multiprocessing": _start_method,
         "urllib.request": _urllib,
+        "calendar": _calendar,
+        "tempfile": lambda m: _assigned("folder of temporary files", m, "tempdir", None),
+        "ssl": lambda m: _assigned("context of https", m, "_create_default_https_context", m.create_default_context),
+        "multiprocessing.process": lambda m: _assigned(
+            "name of the process", m.current_process(), "_name", "MainProcess"
+        ),
     }
+
+
+def _assigned(name: str, owner: Any, attribute: str, fresh: Any) -> Setting:
+    """Return a setting that no function changes: it is compared after each chunk."""
+    return Setting(name, lambda: getattr(owner, attribute), lambda saved: setattr(owner, attribute, saved), (), fresh)
+
+
+def _calendar(m: Any) -> Setting:
+    return Setting("first day of the week", m.firstweekday, m.setfirstweekday, ((m, ("setfirstweekday",)),), 0)
 
 
 def _socket(m: Any) -> Setting:

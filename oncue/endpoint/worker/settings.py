@@ -1,6 +1,7 @@
 """Settings of a process that a task may change, and how each is read and written.
 
-A Setting is compared with its saved value after a task that called one of its `watched` functions.
+A Setting is compared with its saved value after a task that called one of its `watched` functions;
+without any, after each chunk.
 This list has the modules that every worker has imported; late_settings.py has the others.
 """
 
@@ -188,6 +189,12 @@ SETTINGS = [
         unread,
         _reset_traces,
         ((faulthandler, ("disable", "enable", "dump_traceback_later", "register", "unregister")),),
+    ),
+    Setting(
+        "name of the thread",
+        lambda: threading.main_thread().name,
+        lambda saved: setattr(threading.main_thread(), "name", saved),
+        (),
     ),
     Setting(
         "warnings",

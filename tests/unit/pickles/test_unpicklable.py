@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import io
 import mmap
+import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -135,6 +138,14 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "mapped": (lambda: mmap.mmap(-1, 10), "map it inside"),
     "weak": (lambda: weakref.ref(Weak), "object itself"),
     "event loop": (asyncio.new_event_loop, "inside the function"),
+    "rows": (lambda: csv.reader(["1,2"]), "list of its rows"),
+    "entry": (lambda: next(iter(os.scandir("/"))), "entry.path"),
+    "folder": (lambda: os.scandir("/"), "folder's name"),
+    "match": (lambda: re.match("a", "a"), "match.group()"),
+    "array file": (
+        lambda: pytest.importorskip("h5py").File("x.h5", "w", driver="core", backing_store=False),
+        "file's name",
+    ),
 }
 
 
