@@ -29,6 +29,7 @@ from oncue.clocks.process import now_us, process_clock
 from oncue.disk.durable_files import sync_file, sync_folder
 from oncue.disk.space import NO_SPACE
 from oncue.errors import BlobMissing, DiskFull, Invalid, MissingExtra
+from oncue.extras import pip_install
 
 STORE_ID = "store.id"  # file with the store's id
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
@@ -313,7 +314,7 @@ class UrlBlobs(Blobs):
         try:
             import fsspec
         except ImportError:
-            raise MissingExtra(f"blobs at {url} need fsspec", remedy='python -m pip install "oncue[server]"') from None
+            raise MissingExtra(f"blobs at {url} need fsspec", remedy=pip_install(["fsspec"])) from None
         try:
             self._store, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as e:

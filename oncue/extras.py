@@ -5,8 +5,11 @@ The plain install needs none of them: it runs endpoints and the client.
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
 from oncue.errors import MissingExtra
@@ -21,12 +24,12 @@ SERVER: Mapping[str, str] = {
     "fsspec": "fsspec",
     "prometheus-client": "prometheus_client",
 }
-SERVER_PIP = "pip install 'oncue[server]'"
 # In addition for `oncue stream`.
 STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faust-streaming": "faust"}
-STREAM_PIP = "pip install 'oncue[server,kafka]'"
+DEMO: Mapping[str, str] = {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"}
 # Libraries that few other packages depend on: if one is installed, a server is wanted.
 TELLING = ("google-re2", "cel-expr-python")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)")
 
 
 def missing(libraries: Mapping[str, str]) -> list[str]:
@@ -44,7 +47,25 @@ def _installed(module: str) -> bool:
         return False
 
 
-def need(feature: str, libraries: Mapping[str, str] = SERVER, pip: str = SERVER_PIP) -> None:
+def pip_install(names: Iterable[str]) -> str:
+    """Return the command that installs these libraries for this Python.
+
+    It names libraries, not extras of oncue: pip finds `oncue[server]` only where oncue itself came
+    from (a checkout, an index).
+    """
+    known = {}
+    try:
+        for text in requires("oncue") or ():
+            if found := _REQUIREMENT.match(text):
+                known[found[1]] = found[1] + found[2].strip()
+    except PackageNotFoundError:  # run from a folder, without an installation
+        pass
+    return shlex.join([sys.executable, "-m", "pip", "install", *(known.get(name, name) for name in names)])
+
+
+def need(feature: str, libraries: Mapping[str, str] = SERVER) -> None:
     """Raise MissingExtra, with the pip command, if a library is missing."""
     if absent := missing(libraries):
-        raise MissingExtra(f"{feature} needs libraries that are not installed: {', '.join(absent)}", remedy=pip)
+        raise MissingExtra(
+            f"{feature} needs libraries that are not installed: {', '.join(absent)}", remedy=pip_install(absent)
+        )

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),
     "triggers": ("triggers", "triggers", "List and explain triggers, the sources of events."),
     "endpoints": ("endpoints", "endpoints", "List, inspect and revoke endpoints."),
-    "endpoint": ("endpoint", "endpoint", "Register, start and stop an endpoint on this machine."),
+    "endpoint": ("endpoint", "endpoint", "Set up, start and stop an endpoint on this machine."),
     "dead": ("dead", "dead", "List, retry and dismiss events that could not be processed."),
     "tokens": ("tokens", "tokens", "Create, list and revoke tokens."),
     "backup": ("backup", "backup", "Back up a server's data folder, while it runs."),

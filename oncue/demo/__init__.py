@@ -26,7 +26,7 @@ from rich.text import Text
 
 from oncue.client import Client
 from oncue.errors import NotReady, OncueError
-from oncue.extras import SERVER, need
+from oncue.extras import DEMO, SERVER, need
 
 RULES = """\
 triggers:
@@ -47,11 +47,7 @@ def main(out: Path | None = None, slices: int = 12) -> Path:
     The default folder is ./demo-out. Raises MissingExtra without the extras `server` and `demo`,
     and OncueError if a part fails.
     """
-    need(
-        "the demo",
-        {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"} | dict(SERVER),
-        "pip install 'oncue[server,demo]'",
-    )
+    need("the demo", {**DEMO, **SERVER})
     console = Console(highlight=False)
     folder = (out or Path("demo-out")).absolute()
     frames, pictures = folder / "frames", folder / "pictures"

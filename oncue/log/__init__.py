@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from oncue.config import Settings
 from oncue.errors import Invalid, MissingExtra
+from oncue.extras import pip_install
 from oncue.log.base import Append, Assignment, Log, Partition, Position, Reader, Record, RecordBatch, Start, Topic
 from oncue.log.finding import Finding
 
@@ -70,5 +71,5 @@ def _extra(error: ModuleNotFoundError) -> Exception:
     if (error.name or "").partition(".")[0] != "aiokafka":
         return error
     return MissingExtra(
-        "the log is on Kafka, but aiokafka is not installed", remedy="pip install 'oncue[server,kafka]'"
+        "the log is on Kafka, but aiokafka is not installed", remedy=pip_install(("aiokafka", "cramjam"))
     )

@@ -24,7 +24,7 @@ from oncue.cli.output import as_json, json_option, safe
 from oncue.cli.rule_state import unevaluated_text
 from oncue.config import Settings, load_settings
 from oncue.errors import OncueError
-from oncue.extras import SERVER, SERVER_PIP, TELLING, missing, need
+from oncue.extras import SERVER, TELLING, missing, need, pip_install
 from oncue.log import Finding, Topic, examine_log
 from oncue.log.finding import SKEW_S
 from oncue.protocol.api import EndpointInfo, Health, RuleInfo, TriggerInfo
@@ -32,7 +32,7 @@ from oncue.protocol.api import EndpointInfo, Health, RuleInfo, TriggerInfo
 if TYPE_CHECKING:
     from oncue.client import Client
 
-LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp")
+LIBRARIES = ("msgspec", "cloudpickle", "pyzmq", "psutil", "click", "rich", "aiohttp", "PyYAML")
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -119,20 +119,20 @@ def has_only_endpoints(folder: Path) -> bool:
 
 def libraries(serves: bool) -> Iterator[Finding]:
     for name in LIBRARIES:
-        yield _library(name, "pip install oncue")
+        yield _library(name)
     if serves:
         for name in SERVER:
-            yield _library(name, SERVER_PIP)
+            yield _library(name)
     else:
-        text = f"not installed: this install can run endpoints and the client; for a server: {SERVER_PIP}"
+        text = f"not installed: this install can run endpoints and the client; for a server: {pip_install(missing(SERVER))}"
         yield Finding("server libraries", True, text)
 
 
-def _library(name: str, pip: str) -> Finding:
+def _library(name: str) -> Finding:
     try:
         return Finding(name, True, version(name))
     except PackageNotFoundError:
-        return Finding(name, False, "not installed", pip)
+        return Finding(name, False, "not installed", pip_install([name]))
 
 
 def data_folder(folder: Path, stop_percent: float, serves: bool) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,8 @@ from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
-from oncue.protocol.api import FunctionInfo
+from oncue.protocol.api import FunctionInfo, PropertiesInfo
+from oncue.quantities import duration_text, size_text
 
 
 @click.group(cls=Group)
@@ -67,7 +69,23 @@ def show(name: str, json_: bool) -> None:
         ("doc", f.doc),
         ("source", f.source),
     ]
-    facts([*pairs, ("bytes", f.size_bytes), *more])
+    facts([*pairs, ("bytes", f.size_bytes), *(_properties(f.properties) if f.properties else ()), *more])
+
+
+def _properties(p: PropertiesInfo) -> list[tuple[str, Any]]:
+    """Return lines on how the function's tasks are run."""
+    yes = "yes: each task in a process that has run nothing else"
+    resources = {k: size_text(v) if k == "memory_bytes" else duration_text(v) if k == "walltime_ms" else v
+                 for k, v in p.resources.items()}  # fmt: skip
+    return [
+        ("fresh", p.fresh and yes),
+        ("memory", p.memory_bytes and size_text(p.memory_bytes)),
+        ("detached", p.detached and "yes: child processes may outlive the task"),
+        ("files", ", ".join(p.files)),
+        ("resources", ", ".join(f"{k.rpartition('_')[0] or k} {v}" for k, v in resources.items())),
+        ("sandbox", p.sandbox and "yes: each task has a folder of its own"),
+        ("outputs", ", ".join(p.outputs)),
+    ]
 
 
 @functions.command()

@@ -14,7 +14,7 @@ import click
 from oncue.config import Settings, load_settings, make_data_folder
 from oncue.disk.durable_files import replace_file
 from oncue.errors import Invalid
-from oncue.extras import SERVER, STREAM, STREAM_PIP, need
+from oncue.extras import SERVER, STREAM, need
 from oncue.processes.secrecy import hide_from_tasks
 from oncue.processes.stop_signals import stop_signals
 from oncue.protocol.topics import MATCHES
@@ -56,7 +56,7 @@ def stream(log_url: str | None, data: str | None, anew: bool) -> None:
             f"the log is {settings.log_url}: on this log the server runs stateful rules itself",
             remedy="a stream worker is only for a log on Kafka: oncue stream --log kafka://host:port",
         )
-    need("a stream worker", {**SERVER, **STREAM}, STREAM_PIP)
+    need("a stream worker", {**SERVER, **STREAM})
     make_data_folder(settings.data_path)
     if not settings.debuggable:
         hide_from_tasks()

@@ -101,5 +101,5 @@ def refuse_protocol(hello: bridge.Hello, version: str) -> bridge.Refuse:
         "version",
         f"the agent (oncue {hello.agent_version}) speaks protocol {hello.protocol}, this server (oncue {version}) speaks"
         f" {bridge.PROTOCOL}",
-        f"install the same version where the agent runs: pip install 'oncue=={version}'",
+        f"install oncue {version} where the agent runs",
     )

@@ -176,7 +176,7 @@ class BridgeSocket:
         refusal = bridge.Refuse(
             "version",
             f"the server (oncue {channel.version}) cannot read the agent's messages: {why}",
-            f"install the same version where the agent runs: pip install 'oncue=={channel.version}'",
+            f"install oncue {channel.version} where the agent runs",
         )
         channel.refuse(refusal)
 

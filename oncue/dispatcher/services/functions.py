@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+import msgspec
+
 from oncue import functions
 from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
@@ -13,9 +15,11 @@ from oncue.dispatcher.off_loop import off_loop_if
 from oncue.errors import Conflict, Invalid, NotFound, TooLarge, Undecodable
 from oncue.protocol import api as r
 from oncue.protocol.records import FUNCTION_BYTES, INLINE_BYTES, NAME_CHARS, VERSION, FunctionRecord, Parameter
+from oncue.protocol.run_options import NO_OPTIONS
 
 FUNCTIONS = 100_000  # of one owner, with all versions: they are kept for good
 SOURCE_CHARS = 1 << 20  # of a function's source in an answer
+MOST_FILES = 1_000  # of a function's files in an answer
 
 
 class FunctionService:
@@ -86,13 +90,17 @@ class FunctionService:
             raise NotFound(f"there is no function {name!r}", remedy="oncue functions list shows what there is")
         body = found.body
         if not body and found.size_bytes <= FUNCTION_BYTES:
-            return _function_info(found, await asyncio.to_thread(self._stored_source, found))
-        return _function_info(found, functions.describe(body).source)
+            return _function_info(found, *await asyncio.to_thread(self._stored_body, found))
+        described = functions.describe(body)
+        return _function_info(found, described.source, _properties(described))
 
-    def _stored_source(self, found: FunctionRecord) -> str:
-        source = functions.describe(self._context.blobs.part(found.id, 0, found.size_bytes)).source
+    def _stored_body(self, found: FunctionRecord) -> tuple[str, r.PropertiesInfo]:
+        """Return source and properties; a long source is cut."""
+        described = functions.describe(self._context.blobs.part(found.id, 0, found.size_bytes))
+        source = described.source
         left_out = len(source) - SOURCE_CHARS
-        return source if left_out <= 0 else f"{source[:SOURCE_CHARS]}\n# ... and {left_out:,} more characters\n"
+        source = source if left_out <= 0 else f"{source[:SOURCE_CHARS]}\n# ... and {left_out:,} more characters\n"
+        return source, _properties(described)
 
 
 def _checked(request: r.FunctionRequest) -> tuple[str, str]:
@@ -124,7 +132,20 @@ def _parameters(request: r.FunctionRequest) -> tuple[Parameter, ...] | None:
     return tuple(Parameter(p.name[:NAME_CHARS], p.kind, p.required) for p in request.parameters)
 
 
-def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
+def _properties(body: functions.FunctionBody) -> r.PropertiesInfo:
+    run = body.run or NO_OPTIONS
+    return r.PropertiesInfo(
+        fresh=body.fresh,
+        memory_bytes=body.memory_bytes,
+        detached=body.detached,
+        files=sorted(body.files)[:MOST_FILES],
+        resources={name: value for name, value in msgspec.structs.asdict(run.resources).items() if value},
+        sandbox=bool(run.sandbox),
+        outputs=list(run.outputs),
+    )
+
+
+def _function_info(f: FunctionRecord, source: str = "", properties: r.PropertiesInfo | None = None) -> r.FunctionInfo:
     return r.FunctionInfo(
         id=f.id,
         name=f.name,
@@ -138,4 +159,5 @@ def _function_info(f: FunctionRecord, source: str = "") -> r.FunctionInfo:
         at_us=f.at_us,
         source=source,
         parameters=r.parameter_infos(f.parameters),
+        properties=properties,
     )

@@ -45,6 +45,18 @@ class FunctionRequest(Request, frozen=True):
     parameters: Annotated[list[ParameterInfo], msgspec.Meta(max_length=1_000)] | None = None
 
 
+class PropertiesInfo(Response, frozen=True):
+    """Properties of a function's tasks. Calls may state other resources."""
+
+    fresh: bool = False  # each task in a process that has run nothing else
+    memory_bytes: int = 0  # that a task may use; 0: no limit
+    detached: bool = False  # child processes may outlive the task
+    files: list[str] = []  # data files and compiled modules that travel with it
+    resources: dict[str, int] = {}  # of a task, those that are stated
+    sandbox: bool = False  # each task has a folder of its own
+    outputs: list[str] = []  # globs of files that come back by reference
+
+
 class FunctionInfo(Response, frozen=True):
     """A registered function."""
 
@@ -60,6 +72,7 @@ class FunctionInfo(Response, frozen=True):
     at_us: int = 0
     source: str = ""
     parameters: list[ParameterInfo] | None = None  # null: not known
+    properties: PropertiesInfo | None = None  # null: in lists
 
     at = Moment("at_us")
 

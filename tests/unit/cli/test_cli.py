@@ -212,9 +212,9 @@ def test_the_holder_of_an_endpoints_folder_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_an_agent_connects_to_a_reachable_host_of_the_server(bridge: str, url: str, dialled: str) -> None:
-    from oncue.cli.commands.endpoint import _reachable
+    from oncue.cli.endpoint.register import reachable
 
-    assert _reachable(bridge, url) == dialled
+    assert reachable(bridge, url) == dialled
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -185,7 +185,8 @@ def test_an_agent_with_the_first_protocol_is_refused_with_a_remedy() -> None:
     (refusal,) = [e.message for e in h.messages if isinstance(e.message, bridge.Refuse)]
     assert refusal.code == "version"
     assert "protocol 1" in refusal.message
-    assert "pip install" in refusal.remedy
+    assert refusal.remedy.startswith("install oncue ")
+    assert "pip" not in refusal.remedy  # how depends on where oncue came from
 
 
 def test_ends_by_the_server_have_its_epoch() -> None:

@@ -1,0 +1,1 @@
+"""Commands of `oncue endpoint`, one file each."""
