@@ -41,6 +41,8 @@ from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
+from oncue.endpoint.control_files import StopMode, forget_requests, requested_stop
+from oncue.endpoint.folder_claim import FolderClaim
 from oncue.endpoint.options.apply import effective
 from oncue.endpoint.options.file import load_options
 from oncue.endpoint.options.options import EndpointOptions
@@ -58,6 +60,7 @@ from oncue.text.log_lines import LineLimiter, log_to
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
 REVOKED = "the server refused this endpoint: it was revoked"
+REFUSED_EXIT = 5  # service managers do not start an agent again that the server refuses
 KEY_REFUSED_US = 20_000_000  # a server that starts needs time to read its endpoints
 
 
@@ -82,14 +85,12 @@ class AgentProcess:
         self.folder, self.settings = folder, settings
         close_to_others(folder)
         self._lock = folder_settings.lock_folder(folder)
+        boot, host = os.urandom(8), socket.gethostname()
+        self._claim = FolderClaim(folder, host, boot, log.info)
+        forget_requests(folder)
         workers = settings.workers or os.cpu_count() or 1
         self.identity = AgentIdentity(
-            settings.id,
-            oncue.__version__,
-            platform.python_version(),
-            socket.gethostname(),
-            os.getpid(),
-            os.urandom(8),
+            settings.id, oncue.__version__, platform.python_version(), host, os.getpid(), boot, self._claim.after
         )
         self._file = DiskFile(folder / "journal")
         journal = Journal(self._file, os.urandom(8))
@@ -122,6 +123,8 @@ class AgentProcess:
         self._register_again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
         self.stop_why = ""
+        self._signals = self._obeyed = 0  # to stop: so many came, and were obeyed
+        self._stop_mode = StopMode.GRACE
 
     # ------------------------------------------------------------ the loop
 
@@ -134,7 +137,7 @@ class AgentProcess:
             signal.signal(number, self._on_signal)
         self._selector.register(wake_r, selectors.EVENT_READ)
         busy = False
-        while not self.stop_why and not self.agent.refused:
+        while not self.agent.refused and not self._is_over():
             busy = self._once(0.0 if busy else self._pause_s(), wake_r)
         if self.agent.refused:
             self._provider.cancel([self._block.id], 0.0)
@@ -143,6 +146,18 @@ class AgentProcess:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stop_why = signal.Signals(number).name
+        self._signals += 1
+
+    def _is_over(self) -> bool:
+        """Return True after a signal to stop; in a drain, when no task runs any more."""
+        if not self._signals:
+            return False
+        if self._signals != self._obeyed:  # also a second one, which may ask for more haste
+            self._obeyed, self._stop_mode = self._signals, requested_stop(self.folder)
+            self.agent.draining = self._stop_mode is StopMode.DRAIN
+            if self.agent.draining:
+                log.info("draining: %d workers are busy; no task begins any more", self.pool.busy)
+        return not self.agent.draining or not self.pool.busy
 
     def _pause_s(self) -> float:
         wake = min(self.agent.next_wake_us(), self._status_us + STATUS_US)
@@ -242,6 +257,7 @@ class AgentProcess:
         if at - self._status_us < STATUS_US:
             return
         self._status_us = at
+        self._claim.beat()
         if step_us := process_clock.observe():
             log.warning("the system clock was stepped by %+.1f s; the agent keeps its own time", step_us / 1e6)
         block = self._provider.status([self._block.id]).get(self._block.id)
@@ -290,7 +306,7 @@ class AgentProcess:
             "pid": self.identity.pid,
             "id": self.settings.id,
             "name": self.settings.name,
-            "state": state or agent.phase.value,
+            "state": state or ("draining" if agent.draining else agent.phase.value),
             "server": agent.server,
             "workers": self.pool.size,
             "ready": self.pool.ready,
@@ -318,7 +334,8 @@ class AgentProcess:
         """Let running tasks end and send results. Waiting tasks stay in the journal."""
         agent = self.agent
         agent.stop(self.stop_why)
-        self._provider.cancel([self._block.id], self.settings.grace_s)
+        grace_s = 0.0 if self._stop_mode is StopMode.CANCEL else self.settings.grace_s
+        self._provider.cancel([self._block.id], grace_s)
         self._forward_pool_events()
         self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
         deadline = time.monotonic() + 2.0
@@ -336,6 +353,7 @@ class AgentProcess:
         self._socket.close()
         self._selector.close()
         self._file.close()
+        self._claim.release()
         self._lock.release()
 
 
@@ -389,7 +407,7 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
         process.run()
     except Refused as e:
         print(f"Refused: {process.refusal(e)}", file=sys.stderr)  # noqa: T201
-        return e.exit_code
+        return REFUSED_EXIT
     finally:
         process.close()
     return 0

@@ -66,6 +66,9 @@ class Hello(Stored, tag="hello", frozen=True):
     held: Natural  # number of tasks in the Inventory messages that follow
     epoch: Annotated[int, msgspec.Meta(ge=0)] = 0  # highest epoch that the agent has accepted
     at_us: Micros = 0  # by the agent's clock; 0: an agent that does not say
+    #: `boot` of the former process of this agent, which surely has ended; b"": not known. None: an
+    #: agent that does not say.
+    after: Nonce | None = None
 
 
 class Inventory(Stored, tag="inventory", frozen=True):
@@ -158,7 +161,7 @@ class Redirect(Stored, tag="redirect", frozen=True):
 class Refuse(Stored, tag="refuse", frozen=True):
     """Rejects Hello."""
 
-    code: str  # version, revoked, stale-epoch
+    code: str  # version, revoked, stale-epoch, other-agent
     message: str
     remedy: str = ""
 

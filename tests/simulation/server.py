@@ -219,7 +219,7 @@ class Server:
             self._later(self.rng.randrange(50, 5_000), lambda: self._put(name, effect))
         elif isinstance(effect, PhaseChanged):
             self.clock.note(f"server: {name} is {effect.phase.value}: {effect.why}")
-            self._count_silence(effect)
+            self._count_silence(name, effect)
             if effect.phase is ChannelPhase.READY:
                 wanted = [
                     i
@@ -231,8 +231,8 @@ class Server:
                         100, lambda: self.with_channel(name, lambda channel: channel.cancel(wanted, "cancelled"))
                     )
 
-    def _count_silence(self, effect: PhaseChanged) -> None:
-        if effect.why.startswith("not a word"):
+    def _count_silence(self, name: str, effect: PhaseChanged) -> None:
+        if effect.why.startswith("not a word") and name != HOSTILE:
             self.clock.silences += 1
 
     def _note_expired(self, record: bytes) -> None:

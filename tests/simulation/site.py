@@ -221,6 +221,7 @@ class Site:
         self.crash_chance = 0.0  # at each effect
         self._wake_us = 0
         self.boots = 0
+        self._boot = b""  # of the last process
         #: Attempts whose end the agent has received. They are never run again, whatever dies (unless a disk was full).
         self.finished: set[tuple[bytes, int]] = set()
         self.was_full = False
@@ -238,7 +239,9 @@ class Site:
         self.time = self.clock.process(self.name)
         journal = Journal(self.file, self.rng.randbytes(8))
         assert not [p for p in journal.recovered.problems if "damaged" in p], journal.recovered.problems
-        who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self.rng.randbytes(8))
+        former, self._boot = self._boot, self.rng.randbytes(8)
+        after = former if self.rng.random() < 0.7 else b""  # else it starts on another machine
+        who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self._boot, after)
         self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.time.now_us())
         self.input(lambda agent: None)
 

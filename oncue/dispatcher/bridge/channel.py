@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from oncue.dispatcher.bridge.agent_clock import AgentClock
-from oncue.dispatcher.bridge.agent_limits import HELLOS, HELLOS_PER_S, IN_FLIGHT_TASKS, decode_results
+from oncue.dispatcher.bridge.agent_limits import IN_FLIGHT_TASKS, decode_results
 from oncue.dispatcher.bridge.agent_tasks import AgentTasks
 from oncue.dispatcher.bridge.effects import (
     ChannelPhase,
@@ -28,13 +28,13 @@ from oncue.dispatcher.bridge.effects import (
     ReadPart,
     WritePart,
 )
+from oncue.dispatcher.bridge.hello_gate import HelloGate
 from oncue.dispatcher.bridge.message_numbers import MessageNumbers, accepted_epoch, refusal, unnumbered
 from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
 from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.result_appends import ResultAppends
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.dispatcher.bridge.unmatched_results import UnmatchedResults
-from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
@@ -72,7 +72,8 @@ class EndpointChannel:
         self.agent_clock = AgentClock()
         self.granted = self.sent = 0  # tasks, since the session's start
         self.backlogged = False  # the agent does not read what it was sent; set by the socket
-        self._hellos = TokenBucket(HELLOS, HELLOS_PER_S)  # each makes the server read the view
+        self._gate = HelloGate()
+        self.stray = False  # the last message was of another session: the agent is elsewhere
         # tasks
         self.pending = PendingTasks(
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
@@ -197,13 +198,14 @@ class EndpointChannel:
         envelope, body = bridge.decode_from_agent(parts)
         message, session = envelope.message, self._session
         if isinstance(message, bridge.Hello):
-            if session.is_next(envelope.session, message, self.phase is ChannelPhase.AWAY):
-                if self._hellos.take(1, self.now_us / 1e6):
-                    self._on_hello(envelope.session, message)
-                else:  # the agent repeats it
-                    self._out.append(Dropped("hello", "said hello too often"))
-            elif session.is_behind(envelope.session, message):
-                self._reset(envelope.session, "the agent's clock was ahead before", session.number)
+            away = self.phase is ChannelPhase.AWAY
+            answer = self._gate.admit(envelope.session, message, session, away, self.now_us)
+            if answer is True:
+                self._on_hello(envelope.session, message)
+            elif isinstance(answer, Dropped):
+                self._out.append(answer)
+            elif answer is not False:
+                self._out.append(unnumbered(envelope.session, self.epoch, answer))
         elif envelope.session != session.number or self.phase is ChannelPhase.AWAY:
             if envelope.session >= session.number and not self.refused:
                 self._reset(envelope.session, "no session: say hello")
@@ -214,6 +216,7 @@ class EndpointChannel:
             session.receive(self.now_us)
             self._on_message(message, body)
             self.dispatch()
+        self.stray = envelope.session != session.number
 
     def _on_message(self, message: bridge.FromAgent, body: bytes) -> None:
         if self.phase is not ChannelPhase.READY and not isinstance(message, bridge.Inventory | bridge.Bye):
@@ -370,10 +373,7 @@ class EndpointChannel:
             self._send(bridge.Ack(self._acks.durable_seq))
 
     def on_store_failed(self, token: int) -> None:
-        """Handle the failure of StoreResults, for example because the disk is full.
-
-        The agent sends the results again after its next Hello.
-        """
+        """Handle the failure of StoreResults: the agent sends them after its next Hello."""
         for e in self._appends.fail(token):
             self._agent_tasks.add_held(e.id, e.attempt)
         if self._acks.is_open(token):
@@ -437,8 +437,8 @@ class EndpointChannel:
         self._disconnect(f"it {why}")
         self._reset(self._session.number, f"the agent {why}")
 
-    def _reset(self, number: int, why: str, above: int = 0) -> None:
-        self._out.append(unnumbered(number, self.epoch, bridge.Reset(why, above)))
+    def _reset(self, number: int, why: str) -> None:
+        self._out.append(unnumbered(number, self.epoch, bridge.Reset(why)))
 
     def _send(self, message: bridge.FromBridge, body: bytes = b"") -> None:
         self._out.append(self._session.frame(self.epoch, message, body, self.now_us))

@@ -159,6 +159,7 @@ class BridgeSocket:
             if answer is not None:
                 self._send(frames[0].bytes, answer)
             return
+        before = self._routes.get(endpoint)
         self._routes[endpoint] = frames[0].bytes
         try:
             channel.on_frame([f.bytes for f in frames[1:]], now_us())
@@ -168,6 +169,8 @@ class BridgeSocket:
             self._limited.log(logging.ERROR, endpoint, "a message of endpoint %s failed", endpoint, exc_info=True)
             channel.end_session("error", "sent a message that made the server fail")
         self.run_effects(channel)
+        if channel.stray and before is not None:
+            self._routes[endpoint] = before  # of the agent whose session it is
 
     def _refuse_frame(self, channel: EndpointChannel, why: str) -> None:
         self._effects.drop(channel.endpoint, "frame", f"sent a message that cannot be decoded: {why}")

@@ -42,6 +42,7 @@ class AgentIdentity(msgspec.Struct, frozen=True):
     host: str
     pid: int
     boot: bytes  # 8 random bytes a start
+    after: bytes = b""  # of the former process, if it surely has ended
 
 
 class Agent(HeldTasks):
@@ -64,6 +65,7 @@ class Agent(HeldTasks):
         # the link
         self.session = AgentSession(rng, journal.recovered.epoch, now_us)
         self.refused: Refused | None = None
+        self.draining = False  # no task begins any more; those that run end
         self.server = ""
         self._target = Connect()  # where it dials next
         # credit, of this session
@@ -212,7 +214,7 @@ class Agent(HeldTasks):
         self.now_us = max(self.now_us, now_us)
         self._tick_session()
         self._expire()
-        self._assign(room, chunk_size)
+        self._assign(0 if self.draining else room, chunk_size)
         rewrite = self.now_us >= self._rewrite_us and self._journal.wants_rewrite(self.live_bytes)
         # If nothing runs, no further result can join the frame: send it at once.
         self.outbox.flush(self.now_us, force=self.running == 0 or self.stopping or rewrite)
@@ -237,7 +239,7 @@ class Agent(HeldTasks):
 
     def _credit_total(self) -> int:
         """Return the total credit to grant. It never falls."""
-        if self.stopping or self._full:
+        if self.stopping or self.draining or self._full:
             return self.granted
         return max(self.granted, self.received + max(0, self.prefetch.capacity - len(self.queue.held)))
 
@@ -295,7 +297,7 @@ class Agent(HeldTasks):
         self._send(
             bridge.Hello(
                 bridge.PROTOCOL, i.version, i.python, i.host, i.pid, i.boot, self._journal.identity, self.workers,
-                len(held), self.session.epoch, self.now_us,
+                len(held), self.session.epoch, self.now_us, i.after,
             )
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):
