@@ -384,7 +384,7 @@ class Member(Server):
             self.barrier(lambda: self._end_waiting(name, effect.ids), name)
         elif isinstance(effect, PhaseChanged):
             self.clock.note(f"{self.name}: {name} is {effect.phase.value}: {effect.why}")
-            self._count_silence(effect)
+            self._count_silence(name, effect)
             if effect.phase is ChannelPhase.READY:
                 wanted = [s.id for s in self.fold.open_of(name) if s.cancel_us]
                 if wanted:

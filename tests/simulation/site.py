@@ -240,7 +240,8 @@ class Site:
         journal = Journal(self.file, self.rng.randbytes(8))
         assert not [p for p in journal.recovered.problems if "damaged" in p], journal.recovered.problems
         former, self._boot = self._boot, self.rng.randbytes(8)
-        after = former if self.rng.random() < 0.7 else b""  # else it starts on another machine
+        elsewhere = random.Random(f"{self.name} {self._boot.hex()}").random() < 0.3
+        after = b"" if elsewhere else former  # on another machine its former process may be alive
         who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self._boot, after)
         self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.time.now_us())
         self.input(lambda agent: None)

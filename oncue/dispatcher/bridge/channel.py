@@ -207,7 +207,7 @@ class EndpointChannel:
             elif answer is not False:
                 self._out.append(unnumbered(envelope.session, self.epoch, answer))
         elif envelope.session != session.number or self.phase is ChannelPhase.AWAY:
-            if envelope.session >= session.number and not self.refused:
+            if envelope.session >= session.number and not self.refused and envelope.session != self._gate.fenced:
                 self._reset(envelope.session, "no session: say hello")
         elif envelope.n > session.expected:
             self._disconnect("messages of the agent were lost on the way")

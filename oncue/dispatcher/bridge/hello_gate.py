@@ -5,7 +5,7 @@ process with the same key. The first one that is alive stays:
 
     Hello of another process ─► the present one has said Bye, or was silent for SILENCE_MS: begins
                              ─► it is the successor of the present one (`after`): begins
-                             ─► the present one has spoken since then: Refuse
+                             ─► the present one speaks ALIVE_US later: Refuse
                              ─► else: Redirect to here, so that it asks again in half a second
 
 Agents of former versions do not say whom they succeed; theirs begins at once.
@@ -20,6 +20,7 @@ from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.protocol import bridge
 
 OTHER_AGENT = "other-agent"  # code of the refusal
+ALIVE_US = 6_000_000  # behind a second agent's arrival: messages of a dead one were on their way
 
 
 class HelloGate:
@@ -30,6 +31,7 @@ class HelloGate:
         self._present: bridge.Hello | None = None  # of the agent whose session it is
         self._rival = b""  # another process that asks
         self._rival_us = 0  # since when
+        self.fenced = -1  # number of its session, whose other messages are not answered
 
     def admit(
         self, number: int, hello: bridge.Hello, session: MessageNumbers, away: bool, now_us: int
@@ -37,7 +39,7 @@ class HelloGate:
         """Return True if the Hello begins a session, False if it is old, else the answer."""
         present = self._present
         if present is not None and not away and _may_be_rival(hello, present):
-            return self._fence(hello, present, session.received_us, now_us)
+            return self._fence(number, hello, present, session.received_us, now_us)
         if not session.is_next(number, hello, away):
             behind = session.is_behind(number, hello)
             return behind and bridge.Reset("the agent's clock was ahead before", session.number)
@@ -47,13 +49,14 @@ class HelloGate:
         return True
 
     def _fence(
-        self, hello: bridge.Hello, present: bridge.Hello, heard_us: int, now_us: int
+        self, number: int, hello: bridge.Hello, present: bridge.Hello, heard_us: int, now_us: int
     ) -> bridge.Refuse | bridge.Redirect:
         """Refuse the second agent if the present one is alive; else ask it to wait."""
         if hello.boot != self._rival:
             self._rival, self._rival_us = hello.boot, now_us
+        self.fenced = number
         where = f"host {present.host}, pid {present.pid}"
-        if heard_us <= self._rival_us:
+        if heard_us < self._rival_us + ALIVE_US:
             return bridge.Redirect(why=f"another agent of this endpoint ({where}) was connected; waiting whether it is")
         return bridge.Refuse(
             OTHER_AGENT,

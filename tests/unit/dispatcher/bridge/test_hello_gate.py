@@ -50,9 +50,14 @@ def test_a_second_agent_waits_until_the_first_has_spoken_and_is_refused_then(ser
     assert "host login1, pid 7" in wait.why
     assert server.channel.stray, "the first agent's connection is kept"
 
-    server.say(3, 10, 1, bridge.Heartbeat(0))
+    assert server.say(2, 20, 1, bridge.Inventory(True)) == []
+
+    server.say(2.1, 10, 1, bridge.Heartbeat(0))  # it may have been on its way while its agent died
     assert not server.channel.stray
-    (refusal,) = server.hello(3.5, 21, B)
+    assert kinds(server.hello(2.5, 21, B)) == ["Redirect"]
+    for n in (2, 3, 4):
+        server.say(2.1 + 2 * n, 10, n, bridge.Heartbeat(0))
+    (refusal,) = server.hello(10.5, 22, B)
 
     assert isinstance(refusal, bridge.Refuse)
     assert refusal.code == "other-agent"
@@ -73,8 +78,9 @@ def test_a_second_agent_takes_over_from_a_silent_one_which_is_fenced_then(server
     assert server.say(10, 10, 1, bridge.Heartbeat(0)) == []  # the first one comes back
     assert server.channel.stray
     assert kinds(server.hello(11, 30, A)) == ["Redirect"]
-    server.say(12, 22, 1, bridge.Heartbeat(0))
-    assert kinds(server.hello(12.5, 31, A)) == ["Refuse"]
+    for n in range(1, 5):
+        server.say(11 + 2 * n, 22, n, bridge.Heartbeat(0))
+    assert kinds(server.hello(19.5, 31, A)) == ["Refuse"]
 
 
 def test_after_a_bye_the_next_agent_begins_at_once(server: Server) -> None:
@@ -98,6 +104,7 @@ def test_an_agent_of_a_former_version_begins_at_once(server: Server) -> None:
 
 def test_a_third_agent_is_measured_by_its_own_arrival(server: Server) -> None:
     assert kinds(server.hello(2, 20, B)) == ["Redirect"]
-    server.say(3, 10, 1, bridge.Heartbeat(0))
+    for n in range(1, 5):
+        server.say(2 + 2 * n, 10, n, bridge.Heartbeat(0))
 
-    assert kinds(server.hello(4, 30, C)) == ["Redirect"], "nothing was heard since it came"
+    assert kinds(server.hello(10.5, 30, C)) == ["Redirect"], "nothing was heard since it came"
