@@ -150,7 +150,7 @@ def test_init_registers_and_configures_and_the_file_wins(lab: Lab) -> None:
     assert json.loads(lab.oncue("status", "--json"))["status"]["workers"] == 2
     for name, value in (("LAB_MODE", "fast"), ("LAB_TOKEN", "5")):  # what is named is no secret
         done = lab.system.oncue("invoke", "work.py:env", "--endpoint", lab.name, "--arg", f"name={name}")
-        assert done.stdout.strip() == repr(value)
+        assert done.stdout.strip().strip("'") == value
     assert "stays as it is" in lab.oncue("init")
 
 
@@ -197,7 +197,8 @@ def test_stop_with_drain_lets_running_tasks_end(lab: Lab, tmp_path: Path) -> Non
     assert lab.state(task) == "running"
     release.touch()
 
-    assert stopping.wait(60) == 0
+    assert stopping.communicate(timeout=60)[0].strip().endswith("has stopped")
+    assert stopping.returncode == 0
     assert all(has_ended(p) for p in processes)
     lab.system.await_true(lambda: lab.state(task) == "succeeded", "the drained task has its result")
     assert lab.state(waiting) == "waiting"
@@ -261,7 +262,8 @@ def test_logs_prints_and_follows_the_agents_log(lab: Lab) -> None:
         f.write("a line\n")
     assert follower.stdout.readline() == "half \\x1b[31ma line\n"
     follower.send_signal(signal.SIGINT)
-    assert follower.wait(20) == 130
+    follower.communicate(timeout=60)
+    assert follower.returncode == 130
 
 
 def test_reset_needs_an_agent_that_answers(lab: Lab) -> None:
@@ -349,7 +351,6 @@ def test_install_service_by_cron_starts_the_agent_and_keeps_other_lines(lab: Lab
     assert line == install("--print").strip()
     lab.oncue("stop")
     command = line.removeprefix("@reboot ").split(" # ")[0]
-    assert lab.system.start("--version").wait(60) == 0
     assert os.system(f"env -i HOME={tmp_path} sh -c {json.dumps(command)}") == 0  # as cron runs it
     assert json.loads(lab.oncue("status", "--json"))["running"]
 
@@ -380,6 +381,6 @@ def test_install_service_by_systemd_writes_a_unit_and_starts_it(lab: Lab, tmp_pa
     calls = said.read_text().splitlines()
     assert calls[1:4] == ["--user daemon-reload", f"--user enable {unit.name}", f"--user start {unit.name}"]
     if shutil.which("systemd-analyze"):
-        assert os.system(f"systemd-analyze verify --user {unit} 2>/dev/null") == 0
+        assert os.system(f"systemd-analyze verify --man=no {unit}") == 0
     install("--remove")
     assert not unit.exists()
