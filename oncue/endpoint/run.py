@@ -1,10 +1,6 @@
 """The agent's process: `python -m oncue.endpoint.run --dir DIR`.
 
-One thread, one loop.
-
-    socket (ZeroMQ FD) ─┐                    ┌─► socket: messages
-    pool's pipes ───────┼─► Agent ──effects──┼─► pool: chunks, cancels
-    timers, signals ────┘                    └─► stderr: one line a change of state
+One thread, one loop (loop.py).
 
 SIGTERM or SIGINT: accept nothing new, let running tasks end (grace_s), send Bye. The rest stays in
 the journal.
@@ -19,11 +15,8 @@ import logging
 import os
 import platform
 import random
-import selectors
-import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -35,7 +28,7 @@ from oncue.disk.private_files import close_to_others, make_files_private
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
-from oncue.endpoint.agent.effects import CancelRunning, Connect, Effect, LogLine, RememberServers, RunTasks, SendMessage
+from oncue.endpoint.agent.effects import Connect
 from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
@@ -43,6 +36,7 @@ from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.control_files import StopMode, forget_requests, requested_stop
 from oncue.endpoint.folder_claim import FolderClaim
+from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.options.apply import effective
 from oncue.endpoint.options.file import load_options
 from oncue.endpoint.options.options import EndpointOptions
@@ -51,11 +45,10 @@ from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
-from oncue.errors import Invalid, OncueError, Refused, Undecodable
+from oncue.errors import Invalid, OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
-from oncue.processes.stop_signals import stop_signals
-from oncue.text.log_lines import LineLimiter, log_to
+from oncue.text.log_lines import log_to
 
 log = logging.getLogger("oncue.agent")
 USAGE_US, STATUS_US = 5_000_000, 2_000_000
@@ -110,146 +103,48 @@ class AgentProcess:
         self._provider = PROVIDERS[provider](context)
         self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
         self.pool = self._block.pool
-        self._selector = selectors.DefaultSelector()
-        self._watched: set[int] = set()
-        self._watching = (-1, -1)  # versions of the pool's and the socket's descriptors
-        self._socket_fds: set[int] = set()
+        self._loop = AgentLoop(self.agent, self.pool, self._socket, self._dial, self._servers.remember)
         self._me = psutil.Process()
-        self._limited = LineLimiter(log)
         self._usage_us = self._status_us = 0
         self._status = b""
         self._trouble = ""
         self._why = self._remedy = ""  # why the server refuses the key; remedy
         self._register_again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
-        self.stop_why = ""
-        self._signals = self._obeyed = 0  # to stop: so many came, and were obeyed
+        self._obeyed = 0  # signals to stop
         self._stop_mode = StopMode.GRACE
 
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Run until a signal. Raises Refused if the server rejects this endpoint."""
-        wake_r, wake_w = os.pipe()
-        os.set_blocking(wake_w, False)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        for number in stop_signals():
-            signal.signal(number, self._on_signal)
-        self._selector.register(wake_r, selectors.EVENT_READ)
-        busy = False
+        self._loop.stop_on_signals()
         while not self.agent.refused and not self._is_over():
-            busy = self._once(0.0 if busy else self._pause_s(), wake_r)
+            self._loop.turn(self._status_us + STATUS_US, self._check)
         if self.agent.refused:
             self._provider.cancel([self._block.id], 0.0)
             raise self.agent.refused
         self._finish()
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_why = signal.Signals(number).name
-        self._signals += 1
-
     def _is_over(self) -> bool:
         """Return True after a signal to stop; in a drain, when no task runs any more."""
-        if not self._signals:
+        signals = self._loop.signals
+        if not signals:
             return False
-        if self._signals != self._obeyed:  # also a second one, which may ask for more haste
-            self._obeyed, self._stop_mode = self._signals, requested_stop(self.folder)
+        if signals != self._obeyed:  # also a second one, which may ask for more haste
+            self._obeyed, self._stop_mode = signals, requested_stop(self.folder)
             self.agent.draining = self._stop_mode is StopMode.DRAIN
             if self.agent.draining:
                 log.info("draining: %d workers are busy; no task begins any more", self.pool.busy)
         return not self.agent.draining or not self.pool.busy
 
-    def _pause_s(self) -> float:
-        wake = min(self.agent.next_wake_us(), self._status_us + STATUS_US)
-        if self.pool.next_wake_us is not None:
-            wake = min(wake, self.pool.next_wake_us)
-        return max(0.0, (wake - now_us()) / 1e6)
-
-    def _once(self, timeout_s: float, wake_fd: int) -> bool:
-        """Run one turn. Return True if the next should follow without a pause."""
-        self._watch()
-        for key, _ in self._selector.select(timeout_s):
-            if key.fd == wake_fd:
-                os.read(wake_fd, 4096)
-            elif key.fd not in self._socket_fds:
-                self.pool.on_readable(key.fd)
-        at = now_us()
-        if self.pool.next_wake_us is not None and at >= self.pool.next_wake_us:
-            self.pool.tick(at)
-        self._receive(at)
+    def _check(self, at: int) -> None:
         self._check_connection(at)
-        self._forward_pool_events()
-        self.execute(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
         self._report_status(at)
-        return self._forward_pool_events() or self._socket.readable
 
-    def _watch(self) -> None:
-        """Watch the descriptors of the pool and the socket."""
-        now = (self.pool.fds_version, self._socket.connects)
-        if self._watching == now:
-            return
-        self._socket_fds = set(self._socket.filenos())
-        wanted = set(self.pool.fds()) | self._socket_fds
-        for fd in self._watched:
-            self._selector.unregister(fd)  # also if the number is another file's now
-        for fd in wanted:
-            self._selector.register(fd, selectors.EVENT_READ)
-        self._watched, self._watching = wanted, now
-
-    def _receive(self, at: int) -> None:
-        for parts in self._socket.receive():
-            try:
-                self.agent.on_message(parts, at)
-            except Undecodable as e:
-                self._limited.log(logging.ERROR, "message", "a message of the server cannot be read: %s", e.message)
-            except Exception:  # a bug here; the journal has what is needed to go on
-                self._limited.log(logging.ERROR, "message", "a message of the server failed", exc_info=True)
-            else:
-                continue
-            self.agent.disconnect("the server's messages cannot be read", at)
-            return
-
-    def _forward_pool_events(self) -> bool:
-        """Pass the pool's events to the agent. Return True if there were any."""
-        events = self.pool.drain()
-        if not events:
-            return False
-        agent = self.agent
-        for _, _, ends in events.ended:
-            agent.on_results(ends)
-        for _, _, tasks in events.requeue:
-            agent.requeue(tasks)
-        if events.started:
-            agent.on_started([(i, n, at) for i, n, at, _ in events.started], events.started[0][3])
-        for task_id, attempt, offset, text in events.output:
-            agent.on_output(task_id, attempt, offset, text)
-        return True
-
-    def execute(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case SendMessage():
-                    self._socket.send(effect.parts)
-                case RunTasks():
-                    self.pool.run(
-                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
-                    )
-                case CancelRunning():
-                    self.pool.cancel(effect.ids)
-                case LogLine():
-                    log.info("%s", effect.text)
-                case Connect():
-                    self._connect(effect)
-                case RememberServers():
-                    self._servers.remember(effect.servers)
-
-    def _connect(self, to: Connect) -> None:
-        try:
-            server = self._servers.pick(to.bridge, to.server_key)
-            self._socket.connect(server.bridge, server.key.encode())
-        except OncueError as e:
-            log.warning("%s", e)
-            self.agent.disconnect(e.message, now_us())
+    def _dial(self, to: Connect) -> None:
+        server = self._servers.pick(to.bridge, to.server_key)
+        self._socket.connect(server.bridge, server.key.encode())
 
     # ------------------------------------------------------------ status
 
@@ -332,26 +227,16 @@ class AgentProcess:
 
     def _finish(self) -> None:
         """Let running tasks end and send results. Waiting tasks stay in the journal."""
-        agent = self.agent
-        agent.stop(self.stop_why)
+        self.agent.stop(self._loop.stop_why)
         grace_s = 0.0 if self._stop_mode is StopMode.CANCEL else self.settings.grace_s
         self._provider.cancel([self._block.id], grace_s)
-        self._forward_pool_events()
-        self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
-        deadline = time.monotonic() + 2.0
-        while agent.phase is SessionPhase.CONNECTED and agent.outbox.spool and time.monotonic() < deadline:
-            self._watch()
-            self._selector.select(0.05)
-            self._receive(now_us())
-            self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
-        agent.end_session(self.stop_why)
-        self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))
+        self._loop.flush(2.0)
         self.write_status("stopped")
         log.info("stopped")
 
     def close(self) -> None:
         self._socket.close()
-        self._selector.close()
+        self._loop.close()
         self._file.close()
         self._claim.release()
         self._lock.release()
