@@ -23,7 +23,7 @@ from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.effects import CancelRunning, Connect, Effect, LogLine, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket
-from oncue.endpoint.pool.base import WorkerPool
+from oncue.endpoint.pool.base import PoolEvents, WorkerPool
 from oncue.errors import OncueError, Undecodable
 from oncue.processes.stop_signals import stop_signals
 from oncue.text.log_lines import LineLimiter
@@ -36,7 +36,8 @@ class AgentLoop:
     """One thread's turns over agent, pool and socket.
 
     `dial` connects the socket to the server that an effect names; it raises OncueError.
-    `remember` stores the servers that a server named.
+    `remember` stores the servers that a server named. `journalled` is called when the journal has
+    all results that were drained.
     """
 
     def __init__(
@@ -46,11 +47,17 @@ class AgentLoop:
         socket: AgentSocket,
         dial: Callable[[Connect], None],
         remember: Callable[[tuple[tuple[str, str], ...]], None] = lambda servers: None,
+        journalled: Callable[[], None] = lambda: None,
     ) -> None:
         self.agent, self.pool, self._socket = agent, pool, socket
+<<<<<<< HEAD
         self._dial, self._remember = dial, remember
         self.stop_why = ""  # the newest signal to stop
         self.signals = 0  # so many came
+=======
+        self._dial, self._remember, self._journalled = dial, remember, journalled
+        self.stop_why = ""  # the signal that ends the loop
+>>>>>>> 6272d89 (Let tasks of before a restart be claimed by the nodes that run them)
         self._busy = False
         self._selector = selectors.DefaultSelector()
         self._wake_fd = -1
@@ -90,6 +97,8 @@ class AgentLoop:
         check(at)
         self.forward_pool_events()
         self.execute(self.agent.turn(at, self.pool.room(), self.pool.chunk_size))
+        if self.agent.journalled:
+            self._journalled()
         self._busy = self.forward_pool_events() or self._socket.readable
 
     def _pause_s(self, due_us: int) -> float:
@@ -126,7 +135,10 @@ class AgentLoop:
 
     def forward_pool_events(self) -> bool:
         """Pass the pool's events to the agent. Return True if there were any."""
-        events = self.pool.drain()
+        return self.forward(self.pool.drain())
+
+    def forward(self, events: PoolEvents) -> bool:
+        """Pass these events of the pool to the agent. Return True if there are any."""
         if not events:
             return False
         agent = self.agent

@@ -212,6 +212,14 @@ class CancelTasks(Stored, tag="cancel", frozen=True):
     why: str = ""
 
 
+class Recall(Stored, tag="recall", frozen=True):
+    """Takes back tasks that wait for a worker. Body: ids, 16 bytes each.
+
+    Each comes back as an attempt that was cancelled before it started. Running tasks, and those
+    that wait for content, go on. An agent's nodes know this message, agents do not get it.
+    """
+
+
 class Reset(Stored, tag="reset", frozen=True):
     """Requests a new session: the agent sends Hello again."""
 
@@ -229,7 +237,9 @@ class Heartbeat(Stored, tag="beat", frozen=True):
 
 
 FromAgent = Hello | Inventory | Results | Credit | FetchPart | UploadPart | ReportFrame | Bye | Heartbeat
-FromBridge = Welcome | Redirect | Refuse | Dispatch | BlobPart | UploadAck | Ack | CancelTasks | Reset | Heartbeat
+FromBridge = (
+    Welcome | Redirect | Refuse | Dispatch | BlobPart | UploadAck | Ack | CancelTasks | Recall | Reset | Heartbeat
+)
 
 
 class AgentEnvelope(Stored, frozen=True):

@@ -58,8 +58,9 @@ class Agent(HeldTasks):
         now_us: int,
         *,
         budget_bytes: int = 256 << 20,
+        adopts: bool = False,
     ) -> None:
-        super().__init__(journal, cache, workers, now_us)
+        super().__init__(journal, cache, workers, now_us, adopts=adopts)
         self.identity = identity
         self.workers, self.budget_bytes = workers, budget_bytes
         # the link
@@ -71,6 +72,7 @@ class Agent(HeldTasks):
         # credit, of this session
         self.received = self.granted = 0
         self._output_allowance, self._output_us = float(OUTPUT_RATE), now_us
+        self.no_workers = ""  # why no worker can run a task; empty if one can
         self._full = self._told_full = ""  # why no tasks are taken; what the server knows of it
         self._rewrite_us = 0  # not before, after one that failed
 
@@ -116,6 +118,8 @@ class Agent(HeldTasks):
                 self.outbox.on_ack(message.seq)
             case bridge.CancelTasks():
                 self.cancel(set(bridge.unpack_ids(body)), message.why)
+            case bridge.Recall():
+                self.recall(set(bridge.unpack_ids(body)))
             case bridge.BlobPart():
                 self._fetcher.on_part(message, body, self.now_us)
             case bridge.UploadAck():
@@ -214,6 +218,7 @@ class Agent(HeldTasks):
         self.now_us = max(self.now_us, now_us)
         self._tick_session()
         self._expire()
+        self._expire_unclaimed()
         self._assign(0 if self.draining else room, chunk_size)
         rewrite = self.now_us >= self._rewrite_us and self._journal.wants_rewrite(self.live_bytes)
         # If nothing runs, no further result can join the frame: send it at once.
@@ -262,6 +267,8 @@ class Agent(HeldTasks):
             full = f"the journal could not be written: {journal.problem}; free space there"
         elif self.live_bytes > self.budget_bytes:
             full = f"the spool is full (more than {self.budget_bytes:,} bytes)"
+        elif self.no_workers:
+            full = self.no_workers
         if full != self._full:
             self._log(f"{full}; no new tasks are taken" if full else "new tasks are taken again")
             self._full = full
@@ -340,6 +347,8 @@ class Agent(HeldTasks):
             wake = self.session.wake_us()
         if self._expiry_us:
             wake = min(wake, self._expiry_due_us())
+        if self._unclaimed:
+            wake = min(wake, self._unclaimed.until_us + 1)
         due = self.outbox.due_us()
         return wake if due is None else min(wake, due)
 

@@ -19,6 +19,7 @@ from oncue.endpoint.agent.function_cache import FunctionCache
 from oncue.endpoint.agent.outbox import Outbox
 from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, AttemptGroup, TaskQueue
+from oncue.endpoint.agent.unclaimed_tasks import CLAIM_US, ClaimedTasks, UnclaimedTasks
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -36,8 +37,11 @@ class HeldTasks:
     Effects gather in `_out` until the next turn.
     """
 
-    def __init__(self, journal: journal.Journal, cache: BlobCache, workers: int, now_us: int) -> None:
-        self._journal, self._cache = journal, cache
+    def __init__(
+        self, journal: journal.Journal, cache: BlobCache, workers: int, now_us: int, *, adopts: bool = False
+    ) -> None:
+        """`adopts`: nodes may run tasks that an earlier process of this agent gave them."""
+        self._journal, self._cache, self._adopts = journal, cache, adopts
         self.now_us = now_us
         self._out: list[Effect] = []
         self.stopping = False
@@ -45,8 +49,9 @@ class HeldTasks:
         self.queue = TaskQueue()
         self.outbox = Outbox(journal, cache, self._drop_blob_of_result)
         self._fetcher = ContentFetcher(cache, self._on_fetched, self._on_fetch_failed)
-        self._functions = FunctionCache(cache)
+        self.functions = FunctionCache(cache)
         self._arguments = BlobArguments(cache)
+        self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
@@ -63,8 +68,8 @@ class HeldTasks:
     def _recover(self) -> None:
         """Restore the state before the restart.
 
-        Queued tasks continue. Tasks that had started and not ended are lost. The outbox restores
-        results itself.
+        Queued tasks continue. Tasks that had started and not ended are lost, unless a node may run
+        them still: then they wait to be claimed. The outbox restores results itself.
         """
         found = self._journal.recovered
         for problem in found.problems:
@@ -74,13 +79,18 @@ class HeldTasks:
             size = sum(len(t.args) + COST_OF_TASK for t in held.tasks)
             group = AttemptGroup(held.call, decode(Call, held.call), held.attempt, held.accepted_us, held.tasks, size)
             self.queue.add(group)
-            lost = [t for t in held.tasks if t.id in held.started]
-            if lost:
-                self._end(group, lost, LOST, why)
+            started = [t for t in held.tasks if t.id in held.started]
+            if self._adopts:
+                self._unclaimed.add(group, started)
+                self.running += len(started)
+            elif started:
+                self._end(group, started, LOST, why)
             self._enqueue(group, [t for t in held.tasks if t.id not in held.started])
         used = self._arguments.users.keys() | self.outbox.uploads.keys()
         for sha in self._cache.blobs():
-            if sha not in used:
+            if self._adopts:  # a node may have sent it, and names it in a result once it is back
+                self._arguments.mark_unneeded(sha, self._unclaimed.until_us)
+            elif sha not in used:
                 self._cache.drop_blob(sha)
         found.held, found.uploading, found.spooled = [], [], []  # not needed any more
 
@@ -104,7 +114,7 @@ class HeldTasks:
         self._note_expiry(group.call.expires_us)
         if tasks:
             function = group.call.function
-            here = self._functions.get(function) is not None
+            here = self.functions.get(function) is not None
             self.queue.enqueue(group, tasks, here=here)
             if not here:
                 self._fetcher.start(function, blob=False)
@@ -127,13 +137,13 @@ class HeldTasks:
     def _on_fetched(self, fetch: Download, body: bytes) -> None:
         if not fetch.blob:
             try:
-                self._functions.store(fetch.sha256, body)
+                self.functions.store(fetch.sha256, body)
             except OSError as e:
                 self._log(f"a function could not be kept on disk: {e.strerror or e}")
             self.queue.on_function(fetch.sha256)
             return
         for group, task in self._arguments.on_fetched(fetch.sha256):
-            here = self._functions.get(group.call.function) is not None
+            here = self.functions.get(group.call.function) is not None
             self.queue.enqueue(group, [task], here=here)
             if not here:
                 self._fetcher.start(group.call.function, blob=False)
@@ -158,7 +168,7 @@ class HeldTasks:
             function = queue.next_function()
             if function is None:
                 return
-            body = self._functions.get(function)
+            body = self.functions.get(function)
             if body is None:  # its file is gone: fetch it again
                 for group, tasks in [queue.dequeue(function, 1 << 30)]:
                     queue.enqueue(group, tasks, here=False)
@@ -211,11 +221,32 @@ class HeldTasks:
         for group, given in by_group.values():
             self.running -= len(given)
             self._journal.requeued(group.attempt, b"".join([t.id for t in given]))
-            here = self._functions.get(group.call.function) is not None
+            here = self.functions.get(group.call.function) is not None
             self.queue.enqueue(group, given, here=here, first=True)
             self._note_expiry(group.call.expires_us)
             if not here:
                 self._fetcher.start(group.call.function, blob=False)
+
+    # ------------------------------------------------------------ tasks of before the restart
+
+    def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
+        """Return those of these (id, attempt) that a node may go on with, after a restart."""
+        claimed = self._unclaimed.claim(held)
+        cancelled = frozenset(t.id for c in claimed for t in c.tasks if t.id in self._unclaimed.cancelled)
+        if cancelled:
+            self._out.append(CancelRunning(cancelled))
+        return claimed
+
+    def lose_unclaimed(self, why: str) -> None:
+        """End the tasks that no node has claimed as lost."""
+        failure = encode(Failure("oncue.TaskLost", f"the agent was restarted, and {why}"))
+        for group, tasks in self._unclaimed.drain():
+            self.running -= len(tasks)
+            self._end(group, tasks, LOST, failure)
+
+    def _expire_unclaimed(self) -> None:
+        if self._unclaimed and self.now_us > self._unclaimed.until_us:
+            self.lose_unclaimed(f"no node that runs it came back in {CLAIM_US / 1e6:g} s")
 
     # ------------------------------------------------------------ cancel and ends without a worker
 
@@ -224,7 +255,13 @@ class HeldTasks:
         self._end_waiting(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
         running = frozenset(i for i in ids if i in self.queue.held)
         if running:
+            self._unclaimed.cancel(running)
             self._out.append(CancelRunning(running))
+
+    def recall(self, ids: set[bytes]) -> None:
+        """End those of these tasks that wait for a worker. Whoever sent them goes on with them."""
+        for group, task in self.queue.remove(ids):
+            self._end(group, [task], CANCELLED, encode(Failure("oncue.TaskCancelled", "taken back")))
 
     def _end_waiting(self, ids: set[bytes], status: int, failure: bytes) -> None:
         """End those tasks that wait, and remove them from `ids`."""
@@ -288,6 +325,11 @@ class HeldTasks:
         self._arguments.mark_unneeded(sha256, self.now_us)
 
     # ------------------------------------------------------------ for the journal
+
+    @property
+    def journalled(self) -> bool:
+        """True if the journal has all results that came from the workers."""
+        return not self.outbox.gathered and not self._journal.unwritten
 
     @property
     def live_bytes(self) -> int:
