@@ -52,6 +52,7 @@ class HeldTasks:
         self.functions = FunctionCache(cache)
         self._arguments = BlobArguments(cache)
         self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
+        self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
@@ -210,6 +211,8 @@ class HeldTasks:
         if finished and current is not None:
             self.outbox.add((current.call_raw, current.accepted_us), finished)
         self._arguments.release((e.id for e in ends), self.now_us)
+        if self._cancelling:
+            self._cancelling.difference_update([e.id for e in ends])
 
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
         """Queue tasks again that did not start; no attempt is charged."""
@@ -226,13 +229,15 @@ class HeldTasks:
             self._note_expiry(group.call.expires_us)
             if not here:
                 self._fetcher.start(group.call.function, blob=False)
+        if self._cancelling:
+            self._end_waiting(self._cancelling, CANCELLED, encode(Failure("oncue.TaskCancelled", "cancelled")))
 
     # ------------------------------------------------------------ tasks of before the restart
 
     def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
         """Return those of these (id, attempt) that a node may go on with, after a restart."""
         claimed = self._unclaimed.claim(held)
-        cancelled = frozenset(t.id for c in claimed for t in c.tasks if t.id in self._unclaimed.cancelled)
+        cancelled = frozenset(t.id for c in claimed for t in c.tasks if t.id in self._cancelling)
         if cancelled:
             self._out.append(CancelRunning(cancelled))
         return claimed
@@ -255,7 +260,7 @@ class HeldTasks:
         self._end_waiting(ids, CANCELLED, encode(Failure("oncue.TaskCancelled", why or "cancelled")))
         running = frozenset(i for i in ids if i in self.queue.held)
         if running:
-            self._unclaimed.cancel(running)
+            self._cancelling |= running
             self._out.append(CancelRunning(running))
 
     def recall(self, ids: set[bytes]) -> None:

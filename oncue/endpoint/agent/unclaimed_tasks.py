@@ -29,7 +29,6 @@ class UnclaimedTasks:
 
     def __init__(self, until_us: int) -> None:
         self.until_us = until_us
-        self.cancelled: set[bytes] = set()  # while they were not claimed
         self._tasks: dict[bytes, tuple[AttemptGroup, TaskRecord]] = {}
 
     def __bool__(self) -> bool:
@@ -52,10 +51,6 @@ class UnclaimedTasks:
             function = group.call.function
             found.setdefault((function, attempt), ClaimedTasks(function, attempt, [])).tasks.append(task)
         return list(found.values())
-
-    def cancel(self, ids: Iterable[bytes]) -> None:
-        """Remember to cancel those that are here once they are claimed."""
-        self.cancelled.update(i for i in ids if i in self._tasks)
 
     def drain(self) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
         """Remove and return all, by group."""

@@ -1,0 +1,149 @@
+"""Tasks that a node holds, by chunk, as its agent knows them. Pure.
+
+A task that was sent may have begun, unless the node fetches its function or arguments still. So if
+the node vanishes, those that may have begun are lost, and the rest runs elsewhere, uncharged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from oncue.errors import Undecodable
+from oncue.protocol.payload import REF, ref_of
+from oncue.protocol.records import CANCELLED, Ended, TaskRecord
+
+
+class NodeChunk(msgspec.Struct, eq=False):
+    """Tasks of one attempt of one function, sent together."""
+
+    function: str
+    attempt: int
+    tasks: list[TaskRecord]
+    left: int  # that have not ended
+    sent_us: int
+    short: bool  # it should end soon
+    begun: bool = False  # they may have begun, whatever the node fetches
+    recalled: bool = False
+
+
+class NodeTasks:
+    """Held tasks by id, and the content that the node has fetched for them."""
+
+    def __init__(self, *, whole_history: bool) -> None:
+        """`whole_history`: all content that the node has was sent by this process."""
+        self.held: dict[bytes, NodeChunk] = {}
+        self.chunks: dict[int, NodeChunk] = {}  # by id(), in the order in which they were sent
+        self.long = 0  # chunks that are not short
+        self._sent: set[str] = set()  # content that was sent to its end
+        self._whole_history = whole_history
+        self._recalled: set[bytes] = set()
+
+    def add(self, chunk: NodeChunk) -> None:
+        self.chunks[id(chunk)] = chunk
+        self.held.update(dict.fromkeys([t.id for t in chunk.tasks], chunk))
+        self.long += not chunk.short
+
+    def mark_long(self, chunk: NodeChunk) -> None:
+        """Note that a chunk takes longer than its function's tasks did."""
+        if chunk.short:
+            chunk.short = False
+            self.long += 1
+
+    def live(self, chunk: NodeChunk) -> list[TaskRecord]:
+        """Return the chunk's tasks that have not ended."""
+        held = self.held
+        return [t for t in chunk.tasks if held.get(t.id) is chunk]
+
+    # ------------------------------------------------------------ ends
+
+    def end(self, ends: list[Ended]) -> tuple[list[Ended], list[TaskRecord]]:
+        """Take ends of attempts. Return (those held here, tasks that come back unstarted)."""
+        held, good = self.held, []
+        back: list[TaskRecord] = []
+        for e in ends:
+            chunk = held.get(e.id)
+            if chunk is None or chunk.attempt != e.attempt:
+                continue  # a double, or nothing of this node
+            if e.status == CANCELLED and e.id in self._recalled:
+                back += [t for t in chunk.tasks if t.id == e.id]
+            else:
+                good.append(e)
+            del held[e.id]
+            chunk.left -= 1
+            if not chunk.left:
+                self._forget(chunk)
+        if self._recalled:
+            self._recalled.difference_update([e.id for e in ends])
+        return good, back
+
+    def _forget(self, chunk: NodeChunk) -> None:
+        del self.chunks[id(chunk)]
+        self.long -= not chunk.short
+
+    def recall(self, ids: Iterable[bytes]) -> None:
+        """Let tasks come back unstarted if the node cancels them."""
+        self._recalled.update(ids)
+
+    @property
+    def recalled(self) -> set[bytes]:
+        return self._recalled
+
+    def take_missing(self, named: dict[bytes, int]) -> list[TaskRecord]:
+        """Remove and return the tasks that the node does not name: they did not reach it."""
+        missing = [i for i, chunk in self.held.items() if named.get(i) != chunk.attempt]
+        return self._take(set(missing)) if missing else []
+
+    def _take(self, ids: set[bytes]) -> list[TaskRecord]:
+        taken: list[TaskRecord] = []
+        for chunk in list(self.chunks.values()):
+            gone = [t for t in self.live(chunk) if t.id in ids]
+            for t in gone:
+                del self.held[t.id]
+            taken += gone
+            chunk.left -= len(gone)
+            if not chunk.left:
+                self._forget(chunk)
+        self._recalled -= ids
+        return taken
+
+    def take_all(self) -> tuple[list[tuple[NodeChunk, list[TaskRecord]]], list[TaskRecord]]:
+        """Remove all. Return (tasks that may have begun, by chunk; those that surely have not)."""
+        begun: list[tuple[NodeChunk, list[TaskRecord]]] = []
+        rest: list[TaskRecord] = []
+        for chunk in self.chunks.values():
+            tasks = self.live(chunk)
+            some = [t for t in tasks if chunk.begun or self._may_have_begun(chunk, t)]
+            if some:
+                begun.append((chunk, some))
+            if len(some) < len(tasks):
+                here = {t.id for t in some}
+                rest += [t for t in tasks if t.id not in here]
+        self.held.clear()
+        self.chunks.clear()
+        self._recalled.clear()
+        self.long = 0
+        return begun, rest
+
+    # ------------------------------------------------------------ content
+
+    def on_sent(self, sha256: str) -> None:
+        """Note that the node has got this content, or made it."""
+        self._sent.add(sha256)
+
+    def _may_have_begun(self, chunk: NodeChunk, task: TaskRecord) -> bool:
+        if not self._whole_history:
+            return True
+        return chunk.function in self._sent and self._sent.issuperset(blobs_of(task))
+
+
+def blobs_of(task: TaskRecord) -> list[str]:
+    """Return the blobs that a task's arguments need."""
+    if task.args[:1] != REF:
+        return []
+    try:
+        ref = ref_of(task.args)
+    except Undecodable:
+        return []
+    return [] if ref is None else [blob.sha256 for blob in ref.blobs]

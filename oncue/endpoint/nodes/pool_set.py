@@ -1,0 +1,366 @@
+"""Workers of all nodes as one WorkerPool (pool/base.py). Sans-IO but for its link.
+
+    listener ──messages──► PoolSet ──by (block, boot)──► NodePool, NodePool ...
+    agent ──run──► the node with most room
+
+Per turn it costs as much as there is to do, not as there are nodes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from oncue.clocks.process import now_us
+from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
+from oncue.endpoint.nodes.content import NodeContent
+from oncue.endpoint.nodes.listener import NodeLink
+from oncue.endpoint.nodes.node_pool import NodePool
+from oncue.endpoint.pool.base import PoolEvents
+from oncue.endpoint.pool.chunk_size import ChunkSizer
+from oncue.errors import Undecodable
+from oncue.protocol import bridge
+from oncue.protocol.records import TaskRecord
+from oncue.text.log_lines import LineLimiter
+
+log = logging.getLogger("oncue.agent")
+TICK_US = 100_000
+MOST_NODES = 100_000
+
+
+class NodeChange(msgspec.Struct, frozen=True):
+    """A node that has joined with a worker, or has left."""
+
+    block: str
+    node: str
+    joined: bool
+    why: str = ""  # it left
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """State of a node, for people."""
+
+    block: str
+    host: str
+    pid: int
+    phase: str
+    workers: int
+    ready: int
+    busy: int
+    held: int  # tasks
+    trouble: str
+    joined_us: int
+    load: float
+    memory_bytes: int
+
+
+class PoolSet:
+    """Pools of nodes, as their blocks come and go.
+
+    `claim` returns the tasks that the agent gave to a node before its restart. `epoch` must be
+    higher than those of earlier processes of this agent.
+    """
+
+    def __init__(
+        self,
+        link: NodeLink,
+        content: NodeContent,
+        claim: Callable[[Iterable[tuple[bytes, int]]], list[ClaimedTasks]],
+        epoch: int,
+    ) -> None:
+        self.content, self.claim, self.sizer = content, claim, ChunkSizer()
+        self._link, self._epoch = link, epoch
+        self._next_tick_us = 0
+        self.now_us = 0
+        self._pools: dict[tuple[str, bytes], NodePool] = {}  # by (block, boot)
+        self._by_route: dict[tuple[str, bytes], tuple[str, bytes]] = {}  # (block, route) -> (block, boot)
+        self._routes: dict[tuple[str, bytes], bytes] = {}
+        self._keys: dict[str, bytes] = {}  # public ones, by block
+        self._jobs: dict[str, str] = {}
+        self._draining: set[str] = set()  # blocks
+        self._rooms: dict[str, int] = {}  # by the pool's name
+        self._room = 0
+        self._by_room: list[tuple[int, int, NodePool]] = []  # a heap, with outdated entries
+        self._count = 0  # of entries, so that no two are equal
+        self._dirty: dict[str, NodePool] = {}  # have events, maybe
+        self._unacked: dict[str, NodePool] = {}
+        self._joined: set[str] = set()
+        self._changes: list[NodeChange] = []
+        self._back: list[list[TaskRecord]] = []  # for which there was no room
+        self._limited = LineLimiter(log)
+
+    # ------------------------------------------------------------ messages
+
+    def on_message(self, block: str, route: bytes, parts: list[bytes]) -> None:
+        """Apply a message of a node of this block."""
+        try:
+            envelope, body = bridge.decode_from_agent(parts)
+        except Undecodable as e:
+            return self._on_odd(block, route, e.message)
+        if isinstance(envelope.message, bridge.Hello):
+            key = self._on_hello(block, route, envelope.message)
+        else:
+            key = self._by_route.get((block, route), ("", b""))
+        pool = self._pools.get(key)
+        if pool is None:  # it was with an earlier process of this agent, or was given up
+            head = bridge.BridgeEnvelope(envelope.session, -1, self._epoch, bridge.Reset("say hello"))
+            self._link.send(route, [bridge.encode(head)])
+            return
+        try:
+            pool.on_message(envelope, body, self.now_us)
+        except Undecodable as e:
+            return self._on_odd(block, route, e.message)
+        self._changed(pool)
+
+    def _on_hello(self, block: str, route: bytes, hello: bridge.Hello) -> tuple[str, bytes]:
+        key = (block, hello.boot)
+        if hello.protocol != bridge.PROTOCOL:
+            why = f"the agent speaks protocol {bridge.PROTOCOL}, the node {hello.protocol}: install the same oncue"
+            self._refuse(route, why)
+            return key
+        if key not in self._pools and len(self._pools) < MOST_NODES:
+            pool = self._pools[key] = NodePool(block, hello, self, self._epoch, self.now_us)
+            pool.job, pool.draining = self._jobs.get(block, ""), block in self._draining
+        if (former := self._routes.get(key)) is not None:
+            self._by_route.pop((block, former), None)
+        self._routes[key] = route
+        self._by_route[block, route] = key
+        return key
+
+    def _on_odd(self, block: str, route: bytes, why: str) -> None:
+        """End a node whose messages cannot be read. Its tasks that have not begun go elsewhere."""
+        why = f"its messages cannot be read: {why}"
+        self._limited.log(logging.ERROR, block, "a node of block %s was given up: %s", block, why)
+        key = self._by_route.get((block, route))
+        pool = self._pools.get(key) if key is not None else None
+        if pool is None:
+            return self._refuse(route, why)
+        pool.refuse("version", why)
+        self._changed(pool)
+
+    def _refuse(self, route: bytes, why: str) -> None:
+        head = bridge.BridgeEnvelope(0, -1, self._epoch, bridge.Refuse("version", why))
+        self._link.send(route, [bridge.encode(head)])
+
+    def _send(self, pool: NodePool) -> None:
+        if pool.out:
+            out, pool.out = pool.out, []
+            route = self._routes.get(pool.key, b"")
+            if not all(self._link.send(route, parts) for parts in out):
+                pool.on_closed(self.now_us)
+
+    def _changed(self, pool: NodePool) -> None:
+        """Send the pool's messages, and note its room and its events."""
+        name = pool.name
+        self._send(pool)
+        self._dirty[name] = pool
+        if pool.ready and name not in self._joined:
+            self._joined.add(name)
+            self._changes.append(NodeChange(pool.block, pool.facts.host, True))
+        if pool.gone:
+            self._remove(pool)
+        self._note_room(pool)
+
+    def _note_room(self, pool: NodePool) -> None:
+        room = 0 if pool.gone else pool.room()
+        before = self._rooms.get(pool.name, 0)
+        if room == before:
+            return
+        self._room += room - before
+        if room:
+            self._rooms[pool.name] = room
+            self._count += 1
+            heapq.heappush(self._by_room, (-room, self._count, pool))
+        else:
+            self._rooms.pop(pool.name, None)
+
+    def _remove(self, pool: NodePool) -> None:
+        if self._pools.pop(pool.key, None) is None:
+            return
+        route = self._routes.pop(pool.key, None)
+        if route is not None:
+            self._by_route.pop((pool.block, route), None)
+        self._joined.discard(pool.name)
+        self._unacked.pop(pool.name, None)
+        self._changes.append(NodeChange(pool.block, pool.facts.host, False, pool.gone))
+        log.info("the node %s of block %s has left: %s", pool.facts.host, pool.block, pool.gone)
+
+    # ------------------------------------------------------------ a WorkerPool
+
+    @property
+    def size(self) -> int:
+        """Workers of all nodes that are here."""
+        return sum(p.size for p in self._pools.values())
+
+    @property
+    def ready(self) -> int:
+        """Workers that take tasks."""
+        return sum(p.ready for p in self._pools.values())
+
+    @property
+    def busy(self) -> int:
+        """Workers that run a task."""
+        return sum(p.busy for p in self._pools.values())
+
+    @property
+    def trouble(self) -> str:
+        """Reason why a node's workers do not start; empty if some do."""
+        found = next((p for p in self._pools.values() if p.trouble), None)
+        return f"{found.facts.host}: {found.trouble}" if found is not None and not self.ready else ""
+
+    def room(self) -> int:
+        """Return how many chunks `run` accepts now."""
+        return self._room
+
+    def chunk_size(self, function: str) -> int:
+        """Return how many tasks of this function a chunk should hold."""
+        return self.sizer.chunk_size(function)
+
+    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+        """Send a chunk to the node with most room. It is requeued if there is none."""
+        self.now_us = now_us()
+        heap = self._by_room
+        while heap:
+            room, _, pool = heap[0]
+            if self._rooms.get(pool.name, 0) != -room:
+                heapq.heappop(heap)
+                continue
+            heapq.heappop(heap)
+            self._rooms.pop(pool.name)
+            self._room += room
+            pool.now_us = max(pool.now_us, self.now_us)
+            pool.run(function, timeout_ms, attempt, tasks)
+            self._changed(pool)
+            return
+        self._back.append(tasks)
+
+    def cancel(self, ids: frozenset[bytes]) -> None:
+        """End those of these tasks that the nodes hold."""
+        for pool in list(self._pools.values()):
+            if not pool.tasks.held.keys().isdisjoint(ids):
+                pool.cancel(ids)
+                self._changed(pool)
+
+    def drain(self) -> PoolEvents:
+        """Return the events since the last call."""
+        events = PoolEvents()
+        if self._back:
+            events.requeue, self._back = [("", 0, tasks) for tasks in self._back], []
+        if self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for name, pool in dirty.items():
+                found = pool.drain()
+                events.ended += found.ended
+                events.requeue += found.requeue
+                events.started += found.started
+                events.output += found.output
+                if not pool.gone:
+                    self._unacked[name] = pool
+        return events
+
+    def acknowledge(self) -> None:
+        """Note that the agent's journal has all results that were drained."""
+        if self._unacked:
+            unacked, self._unacked = self._unacked, {}
+            for pool in unacked.values():
+                pool.acknowledge()
+                self._send(pool)
+
+    @property
+    def next_wake_us(self) -> int | None:
+        """Time at which `tick` is due."""
+        return 0 if self._link.readable else self._next_tick_us
+
+    @property
+    def fds_version(self) -> int:
+        """Number that changes whenever `fds` does: they stay."""
+        return 0
+
+    def fds(self) -> list[int]:
+        """Return the descriptors to watch for reading."""
+        return self._link.filenos()
+
+    def on_readable(self, _fd: int) -> None:
+        """Read what the nodes have sent."""
+        self.now_us = now_us()
+        self._link.receive(self.on_message)
+
+    def tick(self, now_us: int) -> None:
+        """Read what is there, and do what is due at the nodes."""
+        self.now_us = max(self.now_us, now_us)
+        self._link.receive(self.on_message)
+        if self.now_us < self._next_tick_us:
+            return
+        self._next_tick_us = self.now_us + TICK_US
+        for pool in list(self._pools.values()):
+            if pool.tick(self.now_us):
+                self._changed(pool)
+
+    def close(self, grace_s: float) -> None:
+        """Leave the nodes: they go on, and dial again. See `hand_back` and `dismiss`."""
+        self._link.close()
+
+    # ------------------------------------------------------------ blocks
+
+    def allow(self, block: str, public_key: bytes, job: str = "") -> None:
+        """Let a block's nodes join. `job`: its name, for people. Raises Invalid (the key)."""
+        if self._keys.get(block) != public_key:
+            self._link.allow(block, public_key)
+            self._keys[block] = public_key
+        self._jobs[block] = job
+        for pool in self._of(block):
+            pool.job = job
+
+    def drain_block(self, block: str) -> None:
+        """Give a block's nodes no new tasks, and take back what waits there."""
+        for pool in self._of(block):
+            pool.drain_node()
+            self._changed(pool)
+        self._draining.add(block)
+
+    def hand_back(self, block: str) -> None:
+        """End a block's tasks, running ones too, and requeue them uncharged."""
+        self.drain_block(block)
+        for pool in self._of(block):
+            pool.hand_back()
+            self._changed(pool)
+
+    def dismiss(self, block: str) -> None:
+        """Let a block's nodes exit. What they run still may be lost."""
+        for pool in self._of(block):
+            pool.dismiss()
+            self._changed(pool)
+
+    def end_block(self, block: str, why: str) -> None:
+        """Give a block up whose job is over: what may have begun is lost, the rest requeued."""
+        for pool in self._of(block):
+            pool.lose(why)
+            self._changed(pool)
+        if (key := self._keys.pop(block, None)) is not None:
+            self._link.forbid(block, key)
+        self._jobs.pop(block, None)
+        self._draining.discard(block)
+
+    def held(self, block: str) -> int:
+        """Return how many tasks the block's nodes hold."""
+        return sum(len(p.tasks.held) for p in self._of(block))
+
+    def changes(self) -> list[NodeChange]:
+        """Return who has joined and left since the last call."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def nodes(self) -> list[NodeInfo]:
+        return [
+            NodeInfo(
+                p.block, p.facts.host, p.facts.pid, p.session.phase.value, p.size, p.ready, p.busy, len(p.tasks.held),
+                p.trouble, p.joined_us, p.facts.load, p.facts.memory_bytes,
+            )
+            for p in self._pools.values()
+        ]  # fmt: skip
+
+    def _of(self, block: str) -> list[NodePool]:
+        return [p for p in self._pools.values() if p.block == block]
