@@ -29,6 +29,7 @@ from oncue.errors import OncueError, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import DECODE_ERRORS, decode, encode
 from oncue.protocol.records import LOST, VERSION, Call, Ended, Failure, Output, Report, Started, TaskRecord, Usage
+from oncue.protocol.run_options import RunOptions
 
 _reports = msgspec.msgpack.Decoder(Report)
 AHEAD = 4  # chunks of short tasks for each worker
@@ -86,7 +87,7 @@ class NodePool:
         self._permitted: set[str] = set()  # hashes that the node may fetch
         self._last = ""  # function that was run last
         self._has_last = False
-        self._calls: dict[tuple[str, int], bytes] = {}
+        self._calls: dict[tuple[str, int, RunOptions | None], bytes] = {}
         self._closed_us = 0  # when its connection was found closed
 
     # ------------------------------------------------------------ messages of the node
@@ -260,7 +261,9 @@ class NodePool:
         ahead = AHEAD if self._has_last and self._site.sizer.short(self._last) else 1
         return max(0, free * ahead - (len(tasks.chunks) - tasks.long))
 
-    def run(self, function: str, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+    def run(
+        self, function: str, timeout_ms: int, attempt: int, tasks: list[TaskRecord], options: RunOptions | None = None
+    ) -> None:
         """Send one chunk. It is requeued if there is no room for it."""
         if not self.room():
             self._requeue(tasks)
@@ -269,16 +272,17 @@ class NodePool:
         self._last, self._has_last = function, True
         self._sent += len(tasks)
         self.tasks.add(NodeChunk(function, attempt, tasks, len(tasks), self.now_us, short))
-        self._send(bridge.Dispatch(self._call(function, timeout_ms), attempt, len(tasks), self.now_us), encode(tasks))
+        call = self._call(function, timeout_ms, options)
+        self._send(bridge.Dispatch(call, attempt, len(tasks), self.now_us), encode(tasks))
 
-    def _call(self, function: str, timeout_ms: int) -> bytes:
-        call = self._calls.get((function, timeout_ms))
+    def _call(self, function: str, timeout_ms: int, options: RunOptions | None) -> bytes:
+        key = (function, timeout_ms, options)
+        call = self._calls.get(key)
         if call is None:
             if len(self._calls) > 1_000:
                 self._calls.clear()
-            call = self._calls[function, timeout_ms] = encode(
-                Call(VERSION, function, self.block, "", timeout_ms=timeout_ms)
-            )
+            made = Call(VERSION, function, self.block, "", timeout_ms=timeout_ms, run=options)
+            call = self._calls[key] = encode(made)
         return call
 
     def cancel(self, ids: Iterable[bytes]) -> None:

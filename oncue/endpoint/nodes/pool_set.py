@@ -24,6 +24,7 @@ from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.records import TaskRecord
+from oncue.protocol.run_options import RunOptions
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
@@ -219,7 +220,15 @@ class PoolSet:
         """Return how many tasks of this function a chunk should hold."""
         return self.sizer.chunk_size(function)
 
-    def run(self, function: str, body: bytes | None, timeout_ms: int, attempt: int, tasks: list[TaskRecord]) -> None:
+    def run(
+        self,
+        function: str,
+        body: bytes | None,
+        timeout_ms: int,
+        attempt: int,
+        tasks: list[TaskRecord],
+        options: RunOptions | None = None,
+    ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
         self.now_us = now_us()
         heap = self._by_room
@@ -232,7 +241,7 @@ class PoolSet:
             self._rooms.pop(pool.name)
             self._room += room
             pool.now_us = max(pool.now_us, self.now_us)
-            pool.run(function, timeout_ms, attempt, tasks)
+            pool.run(function, timeout_ms, attempt, tasks, options)
             self._changed(pool)
             return
         self._back.append(tasks)

@@ -97,7 +97,7 @@ class NodeProcess:
         self.agent = Agent(identity, journal, cache, random.Random(), options.workers, now_us())
         self.agent.no_workers = STARTING
         orphans = Orphans() if adopts else None
-        self.pool = Pool(options.workers, folder, orphans=orphans, blobs=folder / "blobs", **launch)
+        self.pool = Pool(options.workers, folder, orphans=orphans, **launch)
         self._socket = AgentSocket(keys)
         self.loop = AgentLoop(self.agent, self.pool, self._socket, self._dial)
         self._me = psutil.Process()
