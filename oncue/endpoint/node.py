@@ -21,7 +21,7 @@ import zmq
 from oncue import curve
 from oncue.disk.private_files import make_files_private
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
-from oncue.endpoint.nodes.addresses import AddressCycle
+from oncue.endpoint.nodes.addresses import SECRET, AddressCycle
 from oncue.endpoint.nodes.process import NodeOptions, NodeProcess
 from oncue.endpoint.pool.limits import WorkerLimits, cores
 from oncue.errors import Invalid, OncueError, Refused
@@ -29,7 +29,6 @@ from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import agent_environment, hide_from_tasks
 from oncue.text.log_lines import log_to
 
-SECRET = "ONCUE_NODE_SECRET"
 KEY_FD = "--key-fd"
 
 
