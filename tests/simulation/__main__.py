@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds A:B [--jobs N] [--many | --blocks]` runs seeds; `--seed N --trace` replays one."""
+"""`python -m tests.simulation --seeds A:B [--jobs N] [--many | --blocks | --nodes]` runs seeds; `--seed N --trace` replays one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from functools import partial
 
 from tests.simulation.block_world import BlockWorld
 from tests.simulation.many import ManyWorld
+from tests.simulation.nodes import NodeWorld
 from tests.simulation.world import World
 
+WORLDS: dict[str, type[World | BlockWorld | NodeWorld]] = {
+    "": World,
+    "many": ManyWorld,
+    "blocks": BlockWorld,
+    "nodes": NodeWorld,
+}
 
-def try_seed(seed: int, world: type[World | BlockWorld] = World) -> str:
+
+def try_seed(seed: int, world: type[World | BlockWorld | NodeWorld] = World) -> str:
     """ "" or what did not hold."""
     try:
         world(seed).run()
@@ -31,8 +39,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--many", action="store_true", help="several servers on a log that they share")
     parser.add_argument("--blocks", action="store_true", help="an endpoint with blocks of a batch scheduler")
+    parser.add_argument("--nodes", action="store_true", help="an agent and its nodes")
     args = parser.parse_args()
-    world = BlockWorld if args.blocks else ManyWorld if args.many else World
+    kind = "blocks" if args.blocks else "many" if args.many else "nodes" if args.nodes else ""
+    world = WORLDS[kind]
     if args.seed is not None:
         world(args.seed, trace=print if args.trace else None).run()
         return 0
@@ -42,7 +52,7 @@ def main() -> int:
         for seed, why in enumerate(pool.map(partial(try_seed, world=world), range(first, last), chunksize=20), first):
             if why:
                 failed += 1
-                how = f"{'--blocks ' if args.blocks else '--many ' if args.many else ''}--seed {seed} --trace"
+                how = f"{f'--{kind} ' if kind else ''}--seed {seed} --trace"
                 print(f"seed {seed} failed (replay: python -m tests.simulation {how})\n{why}")
     took = time.monotonic() - begun
     print(f"{last - first} seeds, {failed} failed, {took:.1f} s, {(last - first) / took * 60:,.0f} a minute")

@@ -71,7 +71,10 @@ class PoolSet:
         content: NodeContent,
         claim: Callable[[Iterable[tuple[bytes, int]]], list[ClaimedTasks]],
         epoch: int,
+        clock: Callable[[], int] = now_us,
+        pool_class: type[NodePool] = NodePool,
     ) -> None:
+        self._clock, self._pool_class = clock, pool_class
         self.content, self.claim, self.sizer = content, claim, ChunkSizer()
         self._link, self._epoch = link, epoch
         self._next_tick_us = 0
@@ -123,7 +126,7 @@ class PoolSet:
             self._refuse(route, why)
             return key
         if key not in self._pools and len(self._pools) < MOST_NODES:
-            pool = self._pools[key] = NodePool(block, hello, self, self._epoch, self.now_us)
+            pool = self._pools[key] = self._pool_class(block, hello, self, self._epoch, self.now_us)
             pool.job, pool.draining = self._jobs.get(block, ""), block in self._draining
         if (former := self._routes.get(key)) is not None:
             self._by_route.pop((block, former), None)
@@ -230,7 +233,7 @@ class PoolSet:
         options: RunOptions | None = None,
     ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
-        self.now_us = now_us()
+        self.now_us = self._clock()
         heap = self._by_room
         while heap:
             room, _, pool = heap[0]
@@ -294,7 +297,7 @@ class PoolSet:
 
     def on_readable(self, _fd: int) -> None:
         """Read what the nodes have sent."""
-        self.now_us = now_us()
+        self.now_us = self._clock()
         self._link.receive(self.on_message)
 
     def tick(self, now_us: int) -> None:
