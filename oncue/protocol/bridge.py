@@ -27,7 +27,7 @@ import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import AttemptNumber, Ended, Micros, Natural, Short, Stored
+from oncue.protocol.records import AttemptNumber, Ended, Failure, Micros, Natural, Short, Stored
 
 PROTOCOL = 2  # version; the bridge refuses an agent with another one
 BEAT_MS = 2_000  # longest pause between two messages of a side
@@ -215,9 +215,11 @@ class CancelTasks(Stored, tag="cancel", frozen=True):
 class Recall(Stored, tag="recall", frozen=True):
     """Takes back tasks that wait for a worker. Body: ids, 16 bytes each.
 
-    Each comes back as an attempt that was cancelled before it started. Running tasks, and those
-    that wait for content, go on. An agent's nodes know this message, agents do not get it.
+    Each comes back as a cancelled attempt whose value is RECALLED. Tasks that wait for content go
+    on. An agent's nodes know this message, agents do not get it.
     """
+
+    running: bool = False  # also running tasks: they are ended; and those that wait for content
 
 
 class Reset(Stored, tag="reset", frozen=True):
@@ -261,6 +263,8 @@ class BridgeEnvelope(Stored, frozen=True):
 
 
 MessageParts = list[bytes]
+#: Value of an attempt that came back because of Recall: it is no outcome.
+RECALLED = msgspec.msgpack.encode(Failure("oncue.TaskRecalled", "the task was taken back, to run elsewhere"))
 encode = msgspec.msgpack.Encoder().encode
 E_ = TypeVar("E_", AgentEnvelope, BridgeEnvelope)
 _from_agent = msgspec.msgpack.Decoder(AgentEnvelope)

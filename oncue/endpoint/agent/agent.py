@@ -119,7 +119,7 @@ class Agent(HeldTasks):
             case bridge.CancelTasks():
                 self.cancel(set(bridge.unpack_ids(body)), message.why)
             case bridge.Recall():
-                self.recall(set(bridge.unpack_ids(body)))
+                self.recall(set(bridge.unpack_ids(body)), message.running)
             case bridge.BlobPart():
                 self._fetcher.on_part(message, body, self.now_us)
             case bridge.UploadAck():

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from oncue.clocks.peer import PeerClock
 from oncue.endpoint.agent import journal
 from oncue.endpoint.agent.blob_arguments import BlobArguments
@@ -53,6 +55,7 @@ class HeldTasks:
         self._arguments = BlobArguments(cache)
         self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
         self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
+        self._recalled: set[bytes] = set()  # tasks at workers that are to be given back
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
@@ -192,6 +195,8 @@ class HeldTasks:
         """Accept the results of attempts that ended at the workers, a chunk or more."""
         if not ends:
             return
+        if self._recalled:
+            ends = self._as_recalled(ends)
         took = ends[-1].ended_us - ends[0].started_us if ends[0].started_us else 0
         if took >= 0 and ends[0].started_us:
             self.prefetch.measured(len(ends), took)
@@ -214,6 +219,12 @@ class HeldTasks:
         if self._cancelling:
             self._cancelling.difference_update([e.id for e in ends])
 
+    def _as_recalled(self, ends: Sequence[Ended]) -> list[Ended]:
+        """Return the ends; those of tasks that are given back say so, unless they ended before."""
+        here = [e.status == CANCELLED and e.id in self._recalled for e in ends]
+        self._recalled.difference_update([e.id for e in ends])
+        return [replace(e, value=bridge.RECALLED) if back else e for e, back in zip(ends, here, strict=True)]
+
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
         """Queue tasks again that did not start; no attempt is charged."""
         by_group: dict[int, tuple[AttemptGroup, list[TaskRecord]]] = {}
@@ -231,6 +242,8 @@ class HeldTasks:
                 self._fetcher.start(group.call.function, blob=False)
         if self._cancelling:
             self._end_waiting(self._cancelling, CANCELLED, encode(Failure("oncue.TaskCancelled", "cancelled")))
+        if self._recalled:
+            self._end_waiting(self._recalled, CANCELLED, bridge.RECALLED)
 
     # ------------------------------------------------------------ tasks of before the restart
 
@@ -263,10 +276,15 @@ class HeldTasks:
             self._cancelling |= running
             self._out.append(CancelRunning(running))
 
-    def recall(self, ids: set[bytes]) -> None:
-        """End those of these tasks that wait for a worker. Whoever sent them goes on with them."""
+    def recall(self, ids: set[bytes], running: bool) -> None:
+        """Give back those of these tasks that wait for a worker; if `running`, all of them."""
         for group, task in self.queue.remove(ids):
-            self._end(group, [task], CANCELLED, encode(Failure("oncue.TaskCancelled", "taken back")))
+            self._end(group, [task], CANCELLED, bridge.RECALLED)
+            ids.discard(task.id)
+        if running:
+            self._end_waiting(ids, CANCELLED, bridge.RECALLED)
+            self._recalled.update(i for i in ids if i in self.queue.held)
+            self._out.append(CancelRunning(frozenset(self._recalled)))
 
     def _end_waiting(self, ids: set[bytes], status: int, failure: bytes) -> None:
         """End those tasks that wait, and remove them from `ids`."""

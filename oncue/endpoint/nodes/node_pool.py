@@ -70,7 +70,7 @@ class NodePool:
         self.size = hello.workers
         self.trouble = ""  # why it takes no tasks; empty if it does
         self.joined_us = now_us
-        self.draining = False
+        self.draining = self._hands_back = False
         self.gone = ""  # why it is gone for good; empty if it is not
         self.now_us = now_us
         self.out: list[list[bytes]] = []  # messages to the node
@@ -166,8 +166,7 @@ class NodePool:
         if again := self._cancelled & tasks.held.keys():
             self._cancel(again)
         self._cancelled = again
-        if tasks.recalled:
-            self._send(bridge.Recall(), b"".join(tasks.recalled))
+        self._send_recall([c for c in tasks.chunks.values() if c.recalled])
 
     def _on_results(self, message: bridge.Results, ends: list[Ended]) -> None:
         self._granted = max(self._granted, message.granted)
@@ -304,22 +303,19 @@ class NodePool:
 
     def hand_back(self) -> None:
         """End all its tasks, also running ones, and requeue them uncharged."""
-        self.draining = True
-        ids = list(self.tasks.held)
-        self.tasks.recall(ids)
-        self.cancel(ids)
+        self.draining = self._hands_back = True
+        self._recall(list(self.tasks.chunks.values()))
 
-    def _recall(self, chunks: Iterable[NodeChunk]) -> None:
-        ids: list[bytes] = []
+    def _recall(self, chunks: list[NodeChunk]) -> None:
         for chunk in chunks:
-            if not chunk.recalled:
-                chunk.recalled = True
-                ids += [t.id for t in self.tasks.live(chunk)]
-        if not ids:
-            return
-        self.tasks.recall(ids)
+            chunk.recalled = True
         if self.session.phase is NodePhase.READY:
-            self._send(bridge.Recall(), b"".join(ids))
+            self._send_recall(chunks)
+
+    def _send_recall(self, chunks: list[NodeChunk]) -> None:
+        ids = [t.id for chunk in chunks for t in self.tasks.live(chunk)]
+        if ids:
+            self._send(bridge.Recall(self._hands_back), b"".join(ids))
 
     def _requeue(self, tasks: list[TaskRecord]) -> None:
         if tasks:

@@ -6,11 +6,10 @@ the node vanishes, those that may have begun are lost, and the rest runs elsewhe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from oncue.errors import Undecodable
+from oncue.protocol.bridge import RECALLED
 from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, Ended, TaskRecord
 
@@ -38,7 +37,6 @@ class NodeTasks:
         self.long = 0  # chunks that are not short
         self._sent: set[str] = set()  # content that was sent to its end
         self._whole_history = whole_history
-        self._recalled: set[bytes] = set()
 
     def add(self, chunk: NodeChunk) -> None:
         self.chunks[id(chunk)] = chunk
@@ -66,7 +64,7 @@ class NodeTasks:
             chunk = held.get(e.id)
             if chunk is None or chunk.attempt != e.attempt:
                 continue  # a double, or nothing of this node
-            if e.status == CANCELLED and e.id in self._recalled:
+            if e.status == CANCELLED and e.value == RECALLED:
                 back += [t for t in chunk.tasks if t.id == e.id]
             else:
                 good.append(e)
@@ -74,21 +72,11 @@ class NodeTasks:
             chunk.left -= 1
             if not chunk.left:
                 self._forget(chunk)
-        if self._recalled:
-            self._recalled.difference_update([e.id for e in ends])
         return good, back
 
     def _forget(self, chunk: NodeChunk) -> None:
         del self.chunks[id(chunk)]
         self.long -= not chunk.short
-
-    def recall(self, ids: Iterable[bytes]) -> None:
-        """Let tasks come back unstarted if the node cancels them."""
-        self._recalled.update(ids)
-
-    @property
-    def recalled(self) -> set[bytes]:
-        return self._recalled
 
     def take_missing(self, named: dict[bytes, int]) -> list[TaskRecord]:
         """Remove and return the tasks that the node does not name: they did not reach it."""
@@ -105,7 +93,6 @@ class NodeTasks:
             chunk.left -= len(gone)
             if not chunk.left:
                 self._forget(chunk)
-        self._recalled -= ids
         return taken
 
     def take_all(self) -> tuple[list[tuple[NodeChunk, list[TaskRecord]]], list[TaskRecord]]:
@@ -122,7 +109,6 @@ class NodeTasks:
                 rest += [t for t in tasks if t.id not in here]
         self.held.clear()
         self.chunks.clear()
-        self._recalled.clear()
         self.long = 0
         return begun, rest
 

@@ -356,9 +356,9 @@ class PoolSet:
         self._jobs.pop(block, None)
         self._draining.discard(block)
 
-    def held(self, block: str) -> int:
-        """Return how many tasks the block's nodes hold."""
-        return sum(len(p.tasks.held) for p in self._of(block))
+    def held_by(self, block: str) -> set[bytes]:
+        """Return the tasks that the block's nodes hold."""
+        return {i for p in self._of(block) for i in p.tasks.held}
 
     def changes(self) -> list[NodeChange]:
         """Return who has joined and left since the last call."""

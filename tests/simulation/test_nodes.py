@@ -1,0 +1,111 @@
+"""Many seeds of an agent and its nodes hold; and bugs that are put in on purpose are found."""
+
+from __future__ import annotations
+
+import pytest
+
+from oncue.endpoint.nodes.node_pool import NodePool
+from oncue.endpoint.nodes.node_session import NodePhase
+from oncue.protocol import bridge
+from oncue.protocol.records import Ended, TaskRecord
+from tests.simulation.nodes import NodeWorld
+
+SEEDS, BUNCH = 160, 40
+MUTANT_SEEDS = 150
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, BUNCH))
+def test_seeds_hold_with_nodes(first: int) -> None:
+    for seed in range(first, first + BUNCH):
+        try:
+            NodeWorld(seed).run()
+        except AssertionError as e:
+            raise AssertionError(f"{e} (python -m tests.simulation --nodes --seed {seed} --trace)") from e
+
+
+# ---------------------------------------------------------------- bugs on purpose
+
+
+class AcksBeforeTheJournal(NodePool):
+    """Lets a node drop its results before the agent's journal has them."""
+
+    def _on_results(self, message: bridge.Results, ends: list[Ended]) -> None:
+        super()._on_results(message, ends)
+        self._drained = self._results
+        self.acknowledge()
+
+
+class RequeuesWhatMayHaveBegun(NodePool):
+    """Takes tasks of a node that vanished for tasks that had not begun."""
+
+    def lose(self, why: str) -> None:
+        self._requeue(self.tasks.take_missing({}))
+        self._leave(why)
+
+
+class TakesAnyResult(NodePool):
+    """Accepts a result of an attempt that this node does not hold."""
+
+    def _on_results(self, message: bridge.Results, ends: list[Ended]) -> None:
+        super()._on_results(message, ends)
+        self._events.ended.append(("", 1, ends))
+
+
+class KeepsStrangers(NodePool):
+    """Lets a node go on with tasks that were given up and run elsewhere."""
+
+    def _cancel(self, ids: object, why: str = "") -> None:
+        if not why:
+            super()._cancel(ids)  # type: ignore[arg-type]
+
+
+class ForgetsWhatDidNotArrive(NodePool):
+    """Believes that a node has all that was sent to it."""
+
+    def _welcome(self) -> None:
+        self._inventory.update({i: c.attempt for i, c in self.tasks.held.items()})
+        super()._welcome()
+
+
+class ForgetsCancels(NodePool):
+    """Does not repeat a cancel that was lost with a connection."""
+
+    def _on_hello(self, hello: bridge.Hello) -> None:
+        self._cancelled.clear()
+        super()._on_hello(hello)
+
+
+class ClaimsNothing(NodePool):
+    """Does not take over what a node runs since before the agent's restart."""
+
+    def _welcome(self) -> None:
+        self._inventory = {i: n for i, n in self._inventory.items() if i in self.tasks.held}
+        super()._welcome()
+
+
+class TakesRecallsForCancels(NodePool):
+    """Reports tasks that it took back as cancelled."""
+
+    def _requeue(self, tasks: list[TaskRecord]) -> None:
+        if self.session.phase is not NodePhase.READY:
+            super()._requeue(tasks)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        AcksBeforeTheJournal,
+        RequeuesWhatMayHaveBegun,
+        TakesAnyResult,
+        ForgetsWhatDidNotArrive,
+        ClaimsNothing,
+        TakesRecallsForCancels,
+    ],
+)
+def test_bugs_are_found(mutant: type[NodePool]) -> None:
+    for seed in range(MUTANT_SEEDS):
+        try:
+            NodeWorld(seed, pool_class=mutant).run()
+        except Exception:
+            return
+    pytest.fail("not found")
