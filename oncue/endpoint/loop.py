@@ -179,7 +179,7 @@ class AgentLoop:
             self.agent.disconnect(e.message, now_us())
 
     def flush(self, limit_s: float) -> None:
-        """Let no further task start, and send what there is to send, for at most `limit_s`."""
+        """Start no further task, and send what is left, for at most `limit_s`."""
         agent = self.agent
         self.forward_pool_events()
         self.execute(agent.turn(now_us(), 0, self.pool.chunk_size))

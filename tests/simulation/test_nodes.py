@@ -10,7 +10,7 @@ from oncue.protocol import bridge
 from oncue.protocol.records import Ended, TaskRecord
 from tests.simulation.nodes import NodeWorld
 
-SEEDS, BUNCH = 160, 40
+SEEDS, BUNCH = 80, 20
 MUTANT_SEEDS = 150
 
 
@@ -51,28 +51,12 @@ class TakesAnyResult(NodePool):
         self._events.ended.append(("", 1, ends))
 
 
-class KeepsStrangers(NodePool):
-    """Lets a node go on with tasks that were given up and run elsewhere."""
-
-    def _cancel(self, ids: object, why: str = "") -> None:
-        if not why:
-            super()._cancel(ids)  # type: ignore[arg-type]
-
-
 class ForgetsWhatDidNotArrive(NodePool):
     """Believes that a node has all that was sent to it."""
 
     def _welcome(self) -> None:
         self._inventory.update({i: c.attempt for i, c in self.tasks.held.items()})
         super()._welcome()
-
-
-class ForgetsCancels(NodePool):
-    """Does not repeat a cancel that was lost with a connection."""
-
-    def _on_hello(self, hello: bridge.Hello) -> None:
-        self._cancelled.clear()
-        super()._on_hello(hello)
 
 
 class ClaimsNothing(NodePool):

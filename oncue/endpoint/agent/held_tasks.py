@@ -220,7 +220,7 @@ class HeldTasks:
             self._cancelling.difference_update([e.id for e in ends])
 
     def _as_recalled(self, ends: Sequence[Ended]) -> list[Ended]:
-        """Return the ends; those of tasks that are given back say so, unless they ended before."""
+        """Return the ends, with those of tasks that are given back marked so."""
         here = [e.status == CANCELLED and e.id in self._recalled for e in ends]
         self._recalled.difference_update([e.id for e in ends])
         return [replace(e, value=bridge.RECALLED) if back else e for e, back in zip(ends, here, strict=True)]
@@ -277,7 +277,7 @@ class HeldTasks:
             self._out.append(CancelRunning(running))
 
     def recall(self, ids: set[bytes], running: bool) -> None:
-        """Give back those of these tasks that wait for a worker; if `running`, all of them."""
+        """Give back those tasks that wait for a worker; if `running`, all."""
         for group, task in self.queue.remove(ids):
             self._end(group, [task], CANCELLED, bridge.RECALLED)
             ids.discard(task.id)

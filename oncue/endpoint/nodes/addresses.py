@@ -18,7 +18,7 @@ SECRET = "ONCUE_NODE_SECRET"  # variable of a job's script: the secret key of it
 
 
 class AgentAddresses(msgspec.Struct, frozen=True):
-    """Content of the file: addresses in order of preference, and the agent's public key."""
+    """Content of the file: addresses, the best first, and the agent's key."""
 
     addresses: tuple[str, ...]  # tcp://host:port
     key: str  # CURVE, Z85

@@ -19,14 +19,14 @@ UPLOADS = 4  # unfinished ones of a node; a node has one
 
 
 class NodeContent(Protocol):
-    """Content by hash: folders, or memory in simulations. All raise OSError, OncueError."""
+    """Content by hash: folders, or memory. All raise OSError, OncueError."""
 
     def read(self, sha256: str, offset: int, size: int) -> tuple[int, bytes]:
         """Return (size of the whole, at most `size` bytes from `offset` on)."""
         ...
 
     def write(self, node: str, sha256: str, offset: int, size: int, part: bytes) -> int:
-        """Write a part of a blob of `size` bytes, which a node sends; return the next offset."""
+        """Write a part of a blob that a node sends; return the next offset."""
         ...
 
     def abort(self, node: str) -> None:

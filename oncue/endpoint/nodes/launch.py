@@ -1,4 +1,4 @@
-"""Command and environment with which a block's job starts the process of each node."""
+"""Command and environment of the process that a job starts on each node."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _listen(keys: curve.Keys, network: NetworkOptions, former: AgentAddresses | 
 
 
 def hosts(network: NetworkOptions) -> list[str]:
-    """Return the names or addresses under which nodes reach this machine, the best first.
+    """Return names and addresses of this machine for nodes, the best first.
 
     Raises Invalid if there is no such interface, or it has no address.
     """

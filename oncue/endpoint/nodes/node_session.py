@@ -1,4 +1,6 @@
-"""Session of the agent with the process of a node: the server's side of protocol/bridge.py. Pure.
+"""Session of the agent with a node's process. Pure.
+
+This is the server's side of protocol/bridge.py.
 
 AWAY ──Hello──► INVENTORY ──all tasks named──► READY ──silence, or a closed connection──► AWAY
 """

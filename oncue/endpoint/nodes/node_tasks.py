@@ -96,7 +96,7 @@ class NodeTasks:
         return taken
 
     def take_all(self) -> tuple[list[tuple[NodeChunk, list[TaskRecord]]], list[TaskRecord]]:
-        """Remove all. Return (tasks that may have begun, by chunk; those that surely have not)."""
+        """Remove all; return (those that may have begun, by chunk; the others)."""
         begun: list[tuple[NodeChunk, list[TaskRecord]]] = []
         rest: list[TaskRecord] = []
         for chunk in self.chunks.values():

@@ -135,7 +135,7 @@ class PoolSet:
         return key
 
     def _on_odd(self, block: str, route: bytes, why: str) -> None:
-        """End a node whose messages cannot be read. Its tasks that have not begun go elsewhere."""
+        """End a node whose messages cannot be read."""
         why = f"its messages cannot be read: {why}"
         self._limited.log(logging.ERROR, block, "a node of block %s was given up: %s", block, why)
         key = self._by_route.get((block, route))
@@ -347,7 +347,10 @@ class PoolSet:
             self._changed(pool)
 
     def end_block(self, block: str, why: str) -> None:
-        """Give a block up whose job is over: what may have begun is lost, the rest requeued."""
+        """Give a block up whose job is over.
+
+        What may have begun is lost, the rest is requeued.
+        """
         for pool in self._of(block):
             pool.lose(why)
             self._changed(pool)

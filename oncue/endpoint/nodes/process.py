@@ -1,4 +1,4 @@
-"""Process of a node: an agent whose server is the endpoint's agent, with a pool of workers.
+"""Process of a node: an agent whose server is the endpoint's agent.
 
     NodePool (node_pool.py) ◄══ CURVE, the node dials ══► Agent ──► Pool ──► workers
 
@@ -38,7 +38,7 @@ from oncue.protocol.records import LOST
 
 log = logging.getLogger("oncue.agent")
 USAGE_US, CHECK_US = 5_000_000, 1_000_000
-KEY_REFUSED_US = 20_000_000  # an agent that starts needs time to read its blocks
+KEY_REFUSED_US = 5_000_000  # in which the agent that refuses the key may be replaced
 FLUSH_S = 10.0  # for the last results
 STARTING = "no worker has started yet"
 
