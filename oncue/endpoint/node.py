@@ -1,4 +1,4 @@
-"""A node's process: `python -m oncue.endpoint.node --block ID --agent ADDRESS ...`.
+"""Process of a node: `python -m oncue.endpoint.node --block ID --agent ADDRESS`.
 
 One a node of a batch job, started by the job's launcher. The secret key of the block is in the
 variable ONCUE_NODE_SECRET. It is read once: this process starts itself anew without it, so that

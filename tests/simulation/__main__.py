@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds A:B [--jobs N] [--many | --blocks | --nodes]` runs seeds; `--seed N --trace` replays one."""
+"""`python -m tests.simulation --seeds A:B [--jobs N] [KIND]` runs seeds; `--seed N --trace` replays one."""
 
 from __future__ import annotations
 

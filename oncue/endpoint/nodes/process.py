@@ -1,4 +1,4 @@
-"""Process of a node: an agent whose server is the endpoint's agent.
+"""Loop of a node: an agent whose server is the endpoint's agent.
 
     NodePool (node_pool.py) ◄══ CURVE, the node dials ══► Agent ──► Pool ──► workers
 
