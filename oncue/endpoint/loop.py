@@ -50,14 +50,9 @@ class AgentLoop:
         journalled: Callable[[], None] = lambda: None,
     ) -> None:
         self.agent, self.pool, self._socket = agent, pool, socket
-<<<<<<< HEAD
-        self._dial, self._remember = dial, remember
+        self._dial, self._remember, self._journalled = dial, remember, journalled
         self.stop_why = ""  # the newest signal to stop
         self.signals = 0  # so many came
-=======
-        self._dial, self._remember, self._journalled = dial, remember, journalled
-        self.stop_why = ""  # the signal that ends the loop
->>>>>>> 6272d89 (Let tasks of before a restart be claimed by the nodes that run them)
         self._busy = False
         self._selector = selectors.DefaultSelector()
         self._wake_fd = -1

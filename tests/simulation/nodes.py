@@ -355,6 +355,7 @@ class NodeWorld:
         """kill -9 of the agent. Tasks on their way to a node are lost: nobody knows if they arrived."""
         if self.hub is not None:
             arrived = {i for site in self.nodes.values() if site.agent for i in site.agent.queue.held}
+            arrived |= {i for site in self.nodes.values() for i, _ in site.finished}
             sent = {i for block in self.blocks for i in self.hub.pools.held_by(block)}
             self.excused.update(sent - arrived, unsent)
             self.clock.note("the hub crashes")
