@@ -8,6 +8,7 @@ them when its stdin closes: when the test ends it, or dies in any way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,10 +73,9 @@ class Kept:
         """Ask the daemon to end, as an administrator would; kill it if it does not."""
         os.kill(self.daemon(), signal.SIGTERM)
         assert self._keeper is not None
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self.kill()
 
     def tail(self) -> str:
         return self._output.read_text(errors="replace")[-2000:] if self._output.exists() else ""

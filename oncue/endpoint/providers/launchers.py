@@ -16,8 +16,9 @@ from oncue.endpoint.options.providers import Launcher
 LAUNCHERS: dict[Launcher, str] = {
     "simple": "/bin/bash -c {command}",
     # --overlap: tasks may start steps of their own beside it. Without -c it has all cores.
-    "srun": "srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --overlap --cpu-bind=none --kill-on-bad-exit=0"
-    " {options} /bin/bash -c {command}",
+    # --no-kill, --kill-on-bad-exit=0: a node that fails does not end the others.
+    "srun": "srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --overlap --cpu-bind=none --no-kill"
+    " --kill-on-bad-exit=0 {options} /bin/bash -c {command}",
     # MPICH, Intel MPI, Cray PALS
     "mpiexec": "mpiexec -n {nodes} -ppn 1 {options} /bin/bash -c {command}",
     # Open MPI
