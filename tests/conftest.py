@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gridengine.cell import Cell
 from tests.kafka import shared
 from tests.kafka.broker import Broker, Cluster
 from tests.services import Missing, missing
@@ -87,3 +88,21 @@ def slurm(slurm_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setenv(name, slurm_cluster.environ[name])
     yield slurm_cluster
     slurm_cluster.mend()
+
+
+@pytest.fixture(scope="session")
+def gridengine_cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+    """The Grid Engine of this test process: one host of four slots. Tests use `gridengine`."""
+    with or_skipped("Grid Engine"):
+        cell = Cell(tmp_path_factory.mktemp("gridengine"))
+    try:
+        yield cell.start()
+    finally:
+        cell.stop()
+
+
+@pytest.fixture
+def gridengine(gridengine_cell: Cell) -> Iterator[Cell]:
+    """Grid Engine, whose jobs are ended after the test. `environ` is for its commands."""
+    yield gridengine_cell
+    gridengine_cell.mend()

@@ -16,15 +16,20 @@ from oncue.endpoint.providers.jobs import (
     SubmissionRefused,
     SubmissionUnclear,
 )
-from tests.schedulers.sites import STAND_INS, Site, StandIn, slurm_site
+from tests.gridengine.cell import Cell
+from tests.schedulers.sites import STAND_INS, Site, StandIn, gridengine_site, slurm_site
 from tests.slurm.cluster import Cluster
 
 
-@pytest.fixture(params=["slurm", *STAND_INS])
+@pytest.fixture(params=["slurm", "gridengine", *STAND_INS])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if request.param == "slurm":
         cluster: Cluster = request.getfixturevalue("slurm")
         yield slurm_site(cluster.environ, cluster.faults, tmp_path / "endpoint")
+        return
+    if request.param == "gridengine":
+        cell: Cell = request.getfixturevalue("gridengine")
+        yield gridengine_site(cell.environ, cell.faults, tmp_path / "endpoint")
         return
     scheduler = StandIn(request.param, tmp_path)
     yield scheduler.site
@@ -154,16 +159,19 @@ def test_a_scheduler_that_is_away_ends_no_job(site: Site) -> None:
     site.provider.cancel([job])
 
 
-@pytest.mark.parametrize("garbage", ["Welcome to Big Iron!\nMaintenance on Monday.\n", "{", "\x00\xff\n", "<html></p>"])
-def test_garbage_ends_no_job(site: Site, garbage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+GARBAGE = ("Welcome to Big Iron!\nMaintenance on Monday.\n", "{", "\x01\xff\n", "<html></p>")
+
+
+def test_garbage_ends_no_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confirmation, "MISSING_S", 0.0)
     job = site.provider.submit(JobRequest("oncue-ab12-garbage", "sleep 1000"))
     site.wait(job, JobState.RUNNING)
 
-    with site.faults.babbling(site.commands[1], garbage.replace("\x00", "\x01")):
-        for _ in range(5):
-            with pytest.raises(SchedulerAway, match="is not understood"):
-                site.provider.jobs([job])
+    for garbage in GARBAGE:
+        with site.faults.babbling(site.commands[1], garbage):
+            for _ in range(confirmation.ANSWERS + 1):
+                with pytest.raises(SchedulerAway, match="is not understood"):
+                    site.provider.jobs([job])
 
     assert site.wait(job, JobState.RUNNING).state is JobState.RUNNING
     site.provider.cancel([job])

@@ -173,7 +173,7 @@ class Cluster:
         self.wait_nodes("idle", *nodes)
 
     def wait_nodes(self, state: str, *nodes: str, limit_s: float = START_S) -> None:
-        """Wait until these nodes are in a state as sinfo says it (idle, down ...), answering or not."""
+        """Wait until these nodes are in a state as sinfo says it: idle, down (also down*) ..."""
 
         said = ""
 
@@ -181,9 +181,8 @@ class Cluster:
             nonlocal said
             done = self._command("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %T")
             said = done.stdout + done.stderr
-            return done.returncode == 0 and {line.split()[1].rstrip("*") for line in done.stdout.splitlines()} == {
-                state
-            }
+            states = {line.split()[1].replace("down*", "down") for line in done.stdout.splitlines()}
+            return done.returncode == 0 and states == {state}
 
         what = f"nodes {', '.join(nodes)} are {state}"
         self._wait(reached, lambda: f"{what}, but: {said} with jobs {self.jobs()}", self._controller, limit_s=limit_s)

@@ -115,6 +115,7 @@ class CondorProvider:
         done = self._commands.run("condor_rm", *ids)
         if done.code != 0 and not _UNKNOWN_JOB.search(done.out + done.err):
             raise SchedulerAway(done.why, command="condor_rm")
+        self._confirmation.cancelled(ids)
 
 
 def _status(row: Sequence[str]) -> JobStatus:

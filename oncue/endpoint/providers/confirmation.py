@@ -5,8 +5,8 @@ half of its jobs. So a job that is missing has ended only if
 
 - its script left an exit code behind, or
 - the provider's second way of asking knows its end, or
-- it was missing from ANSWERS whole answers over MISSING_S seconds, and the second way does not
-  find it either.
+- it was missing from ANSWERS whole answers over MISSING_S seconds, or since the endpoint has
+  cancelled it, and the second way does not find it either.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FORGOTTEN = JobStatus(
     reason="the scheduler does not list the job any more, and no exit code was left behind",
     ending=JobEnding.UNKNOWN,
 )
+CANCELLED = JobStatus(JobState.ENDED, reason="cancelled by the endpoint", ending=JobEnding.CANCELLED)
 
 
 class Confirmation:
@@ -47,6 +48,11 @@ class Confirmation:
     ) -> None:
         self._files, self._ask_again, self._at_once, self._clock = files, ask_again, at_once, clock
         self._missing: dict[str, tuple[int, float]] = {}  # number of answers, time of the first
+        self._cancelled: set[str] = set()
+
+    def cancelled(self, ids: Sequence[str]) -> None:
+        """Expect these jobs to end: a scheduler keeps no record of one that had not begun."""
+        self._cancelled |= set(ids)
 
     def complete(self, ids: Sequence[str], listed: Mapping[str, JobStatus], *, whole: bool) -> dict[str, JobStatus]:
         """Return the states of these jobs, as far as they are known.
@@ -73,7 +79,7 @@ class Confirmation:
         now_s = self._clock()
         count, since_s = self._missing.get(job, (0, now_s))
         self._missing[job] = (count + 1, since_s)
-        over = count + 1 >= ANSWERS and now_s - since_s >= MISSING_S
+        over = count + 1 >= ANSWERS and (job in self._cancelled or now_s - since_s >= MISSING_S)
         if not may_ask or not (over or self._at_once):
             return None, False
         try:
@@ -81,7 +87,7 @@ class Confirmation:
         except SchedulerAway:
             return None, True
         if status is None and over:
-            status = FORGOTTEN
+            status = CANCELLED if job in self._cancelled else FORGOTTEN
         if status is not None:
             self._missing.pop(job, None)
         return status, True
@@ -103,6 +109,7 @@ class Confirmation:
         """Add to an ended job what its script left behind."""
         if status.state is not JobState.ENDED:
             return status
+        self._cancelled.discard(job)
         code = self._files.exit_code(job) if status.exit is None else status.exit
         return msgspec.structs.replace(status, exit=code, stderr_tail=self._files.stderr_tail(job))
 

@@ -122,6 +122,7 @@ class GridEngineProvider:
         said = [line for line in (done.out + done.err).splitlines() if line.strip() and not _GONE.search(line)]
         if done.code != 0 and said:
             raise SchedulerAway(done.why, command="qdel")
+        self._confirmation.cancelled(ids)
 
 
 def _status(state: str, queue: str) -> JobStatus:

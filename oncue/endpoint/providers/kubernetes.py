@@ -103,6 +103,7 @@ class KubernetesProvider:
 
     def cancel(self, ids: Sequence[str]) -> None:
         self._kubectl("delete", "jobs,secrets", *ids, "--ignore-not-found", "--wait=false")
+        self._confirmation.cancelled(ids)
 
 
 def manifests(request: JobRequest, options: KubernetesOptions) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ class LsfProvider:
         said = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
         if done.code != 0 and (said or not done.err.strip()):
             raise SchedulerAway(done.why, command="bkill")
+        self._confirmation.cancelled(ids)
 
 
 def _status(row: Sequence[str]) -> JobStatus:

@@ -180,6 +180,7 @@ class PbsProvider:
         said = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
         if done.code != 0 and (said or not done.err.strip()):
             raise SchedulerAway(done.why, command="qdel")
+        self._confirmation.cancelled(ids)
 
 
 def pbspro(options: PbsProOptions, files: JobFiles, environ: Mapping[str, str] | None = None) -> PbsProvider:

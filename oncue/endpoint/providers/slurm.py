@@ -174,6 +174,7 @@ class SlurmProvider:
             left = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
             if done.code != 0 and (left or not done.err.strip()):
                 raise SchedulerAway(done.why, command="scancel")
+        self._confirmation.cancelled(ids)
 
 
 _NOT_UNDERSTOOD = JobStatus(JobState.PENDING, native="?")

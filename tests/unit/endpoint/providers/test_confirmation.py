@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.endpoint.providers.confirmation import FORGOTTEN, MISSING_S, Confirmation
+from oncue.endpoint.providers.confirmation import CANCELLED, FORGOTTEN, MISSING_S, Confirmation
 from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.jobs import JobEnding, JobState, JobStatus, SchedulerAway
 
@@ -116,6 +116,15 @@ def test_an_end_that_the_second_way_knows_is_confirmed_at_once(files: JobFiles, 
     confirmation = Confirmation(files, {"1": ended}.get, at_once=True, clock=clock)
 
     assert confirmation.complete(["1", "2"], {}, whole=True) == {"1": ended}
+
+
+def test_a_cancelled_job_that_is_gone_has_ended_soon(files: JobFiles, clock: Clock) -> None:
+    confirmation = Confirmation(files, clock=clock)
+    confirmation.cancelled(["1"])
+
+    assert confirmation.complete(["1", "2"], {}, whole=True) == {}
+    assert confirmation.complete(["1", "2"], {}, whole=True) == {}
+    assert confirmation.complete(["1", "2"], {}, whole=True) == {"1": CANCELLED}
 
 
 def test_few_jobs_are_asked_for_one_by_one(files: JobFiles, clock: Clock) -> None:

@@ -1,0 +1,1 @@
+"""Real Grid Engine for tests, in a network namespace of its own."""
