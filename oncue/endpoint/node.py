@@ -24,6 +24,7 @@ from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.nodes.addresses import SECRET, AddressCycle
 from oncue.endpoint.nodes.process import NodeOptions, NodeProcess
 from oncue.endpoint.pool.limits import WorkerLimits, cores
+from oncue.endpoint.pool.pinning import Pinning
 from oncue.errors import Invalid, OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import agent_environment, hide_from_tasks
@@ -68,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--container", default=NONE, choices=sorted(CONTAINERS))
     found.add_argument("--pass-env", action="append", default=[], help="glob of variables that workers get")
     found.add_argument("--threads", type=int, default=0, help="of numerical libraries, in each worker")
+    found.add_argument("--pin", choices=("cores", "gpus"), help="give each worker its own cores, or GPUs and cores")
+    found.add_argument("--worker-cores", type=int, default=0, help="of each pinned worker; 0: an equal share")
+    found.add_argument("--worker-gpus", type=int, default=0, help="of each pinned worker; 0: an equal share")
     found.add_argument("--max-tasks", type=int, default=0, help="after which a worker is replaced")
     found.add_argument("--max-memory-bytes", type=int, default=0, help="after which a worker is replaced")
     found.add_argument("--grace-s", type=float, default=1.0, help="for running tasks, after SIGTERM")
@@ -103,6 +107,7 @@ def _run(given: argparse.Namespace, folder: Path) -> int:
         container=CONTAINERS[given.container](),
         pass_env=tuple(given.pass_env),
         limits=WorkerLimits(given.threads, given.max_tasks, given.max_memory_bytes),
+        pinning=Pinning(given.pin, given.worker_cores, given.worker_gpus) if given.pin else None,
     )
     gc.collect()
     gc.freeze()

@@ -37,7 +37,7 @@ from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.control_files import StopMode, forget_requests, requested_stop
 from oncue.endpoint.folder_claim import FolderClaim
 from oncue.endpoint.loop import AgentLoop
-from oncue.endpoint.options.apply import effective
+from oncue.endpoint.options.apply import effective, pinning
 from oncue.endpoint.options.file import load_options
 from oncue.endpoint.options.options import EndpointOptions
 from oncue.endpoint.options.providers import kind_of
@@ -254,6 +254,7 @@ def _provider_context(
         orphans,
         settings.server_blobs_here(),
         options.variables(),
+        pinning(options.workers),
     )
 
 

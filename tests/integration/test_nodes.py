@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def large(n: int) -> bytes:
     return bytes([n]) * 3_000_000
 
 
+def cores_and_gpus() -> tuple[list[int], str]:
+    import os
+
+    return sorted(os.sched_getaffinity(0)), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def size(value: list[int]) -> int:
     return len(value)
 
@@ -61,7 +68,7 @@ def wait_for(path: str, n: int, go: str) -> int:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[NodeSite]:
     site = NodeSite(tmp_path)
-    for packed in map(pack_function, (note, environment, large, size, wait_for)):
+    for packed in map(pack_function, (note, environment, large, size, wait_for, cores_and_gpus)):
         site.bridge.functions[packed.id] = packed
     yield site
     site.close()
@@ -235,6 +242,19 @@ def test_the_secret_of_a_block_is_in_no_command_line_and_not_in_tasks(site: Node
     if os.geteuid() == 0:  # else nobody but root reads it
         assert secret.encode() not in Path(f"/proc/{node.pid}/environ").read_bytes()
     assert not [name for name in unpack(site.bridge.ended[0].value) if name.startswith("ONCUE_NODE")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity of processes needs Linux")
+def test_workers_of_a_node_are_pinned(site: NodeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    here = sorted(os.sched_getaffinity(0))
+    site.start_agent()
+    site.start_node("b1", 1, arguments=("--pin", "gpus", "--worker-gpus", "1", "--worker-cores", "1"))
+
+    site.bridge.dispatch("cores_and_gpus", {1: ()})
+    site.bridge.until(lambda: len(site.bridge.ended) == 1)
+
+    assert list(unpack(site.bridge.ended[0].value)) == [here[:1], "5"]
 
 
 def test_a_stranger_is_refused_and_ends(site: NodeSite) -> None:

@@ -18,6 +18,7 @@ from oncue.endpoint.nodes.content import DiskContent
 from oncue.endpoint.nodes.listener import NodeListener
 from oncue.endpoint.nodes.pool_set import PoolSet
 from oncue.endpoint.options.options import NetworkOptions
+from oncue.endpoint.pool.pinning import Pinning
 from oncue.errors import Conflict, Invalid
 
 ADDRESS_FILE, KEY_FILE = "nodes.json", "nodes.key"
@@ -42,6 +43,13 @@ class NodeLaunch(msgspec.Struct, frozen=True):
     def environment(self, secret: bytes) -> dict[str, str]:
         """Return the variables of the job's script: the secret key of its block."""
         return {SECRET: secret.decode()}
+
+
+def pinning_arguments(pinning: Pinning | None) -> tuple[str, ...]:
+    """Return the arguments of oncue.endpoint.node that pin its workers."""
+    if pinning is None:
+        return ()
+    return ("--pin", pinning.kind, "--worker-cores", str(pinning.cores), "--worker-gpus", str(pinning.gpus))
 
 
 def open_nodes(folder: Path, agent: Agent, network: NetworkOptions) -> tuple[PoolSet, NodeLaunch]:

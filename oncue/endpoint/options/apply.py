@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,11 +15,9 @@ import psutil
 
 from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
 from oncue.endpoint.pool.limits import cores
+from oncue.endpoint.pool.pinning import Pinning, gpu_devices
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import Invalid
-
-_NVIDIA = re.compile(r"nvidia\d+")
-_AMD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
 class NodeResources(msgspec.Struct, frozen=True):
@@ -95,20 +92,11 @@ def _memory_limit() -> int:
 
 def _gpus(environ: Mapping[str, str]) -> int:
     """Return the number of GPUs that are visible here."""
-    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
-        if environ.get(name):
-            return len([d for d in environ[name].split(",") if d.strip() and d.strip() != "-1"])
-    try:
-        nvidia = sum(bool(_NVIDIA.fullmatch(name)) for name in os.listdir("/dev"))
-    except OSError:
-        nvidia = 0
-    return nvidia or _amd_gpus()
+    return max(map(len, gpu_devices(environ).values()), default=0)
 
 
-def _amd_gpus() -> int:
-    """Return the number of nodes in AMD's topology that have a GPU's id."""
-    try:
-        ids = [path.read_text().strip() for path in _AMD_NODES.glob("*/gpu_id")]
-    except OSError:
-        return 0
-    return sum(text not in ("", "0") for text in ids)
+def pinning(options: WorkerOptions) -> Pinning | None:
+    """Return how workers are pinned; None if they are not."""
+    if options.pin is None:
+        return None
+    return Pinning(options.pin, options.cores or 0, options.gpus or 0)

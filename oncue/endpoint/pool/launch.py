@@ -15,6 +15,7 @@ from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.environment import worker_environment
 from oncue.endpoint.pool.limits import WorkerLimits, limit_variables
+from oncue.endpoint.pool.pinning import Pinning, cores_here, gpu_devices, worker_variables
 from oncue.functions.siblings import ROOT_VARIABLE, remove_old
 
 
@@ -27,6 +28,11 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
     blobs: Path
     files: Path  # that come with functions
     env: Mapping[str, str]
+    own: Sequence[Mapping[str, str]] = ()  # variables of each worker, by its number
+
+    def environment(self, number: int) -> dict[str, str]:
+        """Return the variables of the worker with this number."""
+        return {**self.env, **(self.own[number] if self.own else {}), "ONCUE_WORKER": str(number)}
 
     def command_line(self, descriptors: tuple[int, int, int]) -> list[str]:
         """Return the command line of a worker that inherits these descriptors."""
@@ -51,6 +57,7 @@ class LaunchOptions(TypedDict, total=False):
     python: str
     container: ContainerRuntime | None
     limits: WorkerLimits
+    pinning: Pinning | None
 
 
 def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunch:
@@ -71,4 +78,5 @@ def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunc
     if (server_blobs := options.get("server_blobs")) is not None:
         variables["ONCUE_SERVER_BLOBS"] = str(server_blobs)
     python, container = options.get("python", sys.executable), options.get("container") or HostRuntime()
-    return WorkerLaunch(container, python, work, blobs, files, variables)
+    own = worker_variables(options.get("pinning"), workers, cores_here(), gpu_devices(variables))
+    return WorkerLaunch(container, python, work, blobs, files, variables, own)

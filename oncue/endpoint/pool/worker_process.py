@@ -120,7 +120,7 @@ class WorkerProcess:
                 process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
                 cwd=folder,
                 umask=inherited_umask(),
-                env={**launch.env, "ONCUE_WORKER": str(self.number)},
+                env=launch.environment(self.number),
             )
         except BaseException:
             for fd in (self.fd_in, self.fd_out, self.capture):

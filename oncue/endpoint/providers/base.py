@@ -35,6 +35,7 @@ from oncue.endpoint.containers.base import ContainerRuntime
 from oncue.endpoint.pool.base import WorkerPool
 from oncue.endpoint.pool.limits import WorkerLimits
 from oncue.endpoint.pool.orphans import Orphans
+from oncue.endpoint.pool.pinning import Pinning
 
 
 class BlockState(Enum):
@@ -77,6 +78,7 @@ class ProviderContext(msgspec.Struct, frozen=True):
     orphans: Orphans | None = None  # set if the agent's process adopts those of its workers
     server_blobs: Path | None = None  # the server's folder of blobs, if it is on this machine
     environment: Mapping[str, str] = {}  # variables that the workers get in addition
+    pinning: Pinning | None = None  # of workers to cores and GPUs
 
 
 class Provider(Protocol):

@@ -32,6 +32,7 @@ class LocalProvider:
             environment=at.environment,
             limits=at.limits,
             orphans=at.orphans,
+            pinning=at.pinning,
         )
         self._pools[request.id] = pool
         return Block(request.id, pool)

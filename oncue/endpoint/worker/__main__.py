@@ -52,6 +52,7 @@ from oncue.endpoint.pool.shared_progress import (
     SharedProgress,
     position,
 )
+from oncue.endpoint.worker.affinity import pin_to_cores
 from oncue.endpoint.worker.baseline import Baseline
 from oncue.endpoint.worker.capture import Capture
 from oncue.endpoint.worker.children import Children
@@ -385,6 +386,7 @@ def main() -> None:
     fd_in, fd_out, fd_mark, parent, offset_ns = (int(a) for a in sys.argv[1:6])
     die_with_parent(parent)
     sys.argv[1:] = []
+    pin_to_cores(os.environ)
     default_signals()
     worker = Worker(fd_in, fd_out, fd_mark, offset_ns)
     with contextlib.suppress(OSError, ValueError):
