@@ -1,4 +1,4 @@
-"""Cores and GPUs of each worker of a pool: a worker uses its own, and sees no others.
+"""Cores and GPUs of each worker of a pool: it uses its own, and sees no others.
 
 A worker's cores are in ONCUE_CORES, which it obeys when it starts (affinity). Its GPUs are in the
 variables that CUDA, ROCm and Level Zero read.
