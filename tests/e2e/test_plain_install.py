@@ -87,7 +87,7 @@ def test_doctor_reports_a_broken_server_install(tmp_path: Path, shared: System) 
     wrong = [f for f in findings(broken, reached | {"ONCUE_PORT": "0"}) if not f["ok"]]
     (fault,) = wrong
     assert fault["check"] == "cel-expr-python"
-    assert re.fullmatch(r".*/python -m pip install '?cel-expr-python>=[\d.]+'?", fault["remedy"])
+    assert re.fullmatch(r".*/python -m pip install '?cel-expr-python(>=[\d.]+)?'?", fault["remedy"])
 
 
 def test_doctor_reports_a_former_server(tmp_path: Path, shared: System) -> None:
