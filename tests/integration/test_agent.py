@@ -244,7 +244,7 @@ def test_an_agent_refused_for_its_version_stops_with_a_remedy(bridge: Bridge, ag
     process = agents.start()
     bridge.until(lambda: bool(bridge.hellos))
     bridge.send(wire.Refuse("version", "this server speaks protocol 9", "pip install oncue==9"))
-    assert process.wait(20) == 5
+    assert process.wait(20) == 5  # service managers do not start it again
     log = (agents.folder / "agent.log").read_text()
     assert "this server speaks protocol 9" in log
     assert "pip install oncue==9" in log
