@@ -18,11 +18,13 @@ arrive twice: the resulting state is the same (property test: tests/unit/test_li
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import IntEnum
 
 import msgspec
 
-from oncue.protocol.codec import build_decoders
+from oncue.errors import Undecodable
+from oncue.protocol.codec import build_decoders, decode
 from oncue.protocol.records import (
     CANCELLED,
     ERROR,
@@ -34,6 +36,7 @@ from oncue.protocol.records import (
     TIMEOUT,
     Call,
     Ended,
+    Failure,
     StoredRetryPolicy,
     TaskRecord,
 )
@@ -124,15 +127,38 @@ class TaskState(msgspec.Struct, frozen=True):
 RETRYABLE = frozenset((ERROR, LOST, TIMEOUT))
 
 
-def retry_due(call: Call, task_id: bytes, attempt: int, status: int, ended_us: int) -> int | None:
+#: Ends of attempts that a retry policy may name, besides exit codes such as exit:75.
+RETRY_WORDS = ("lost", "error", "timeout")
+_EXIT = re.compile(r"exit:([1-9][0-9]{0,2})")
+
+
+def is_retry_word(word: str) -> bool:
+    """Return True if a retry policy may name this end of an attempt."""
+    found = _EXIT.fullmatch(word)
+    return word in RETRY_WORDS or (found is not None and int(found[1]) <= 255)
+
+
+def retry_due(call: Call, ended: Ended) -> int | None:
     """Decide if an ended attempt is retried.
 
     Return the time of the next attempt (unix µs), or None if the ended attempt closes the task.
     """
     policy = call.retry
-    if policy is None or status not in RETRYABLE or attempt > policy.max or STATUS_NAMES[status] not in policy.on:
+    if policy is None or ended.status not in RETRYABLE or ended.attempt > policy.max:
         return None
-    return ended_us + delay_us(policy, task_id, attempt)
+    if STATUS_NAMES[ended.status] not in policy.on and not _exited_as(policy, ended):
+        return None
+    return ended.ended_us + delay_us(policy, ended.id, ended.attempt)
+
+
+def _exited_as(policy: StoredRetryPolicy, ended: Ended) -> bool:
+    """Return True if the attempt ended with an exit code that the policy names."""
+    if ended.status != ERROR or not any(word.startswith("exit:") for word in policy.on):
+        return False
+    try:
+        return f"exit:{decode(Failure, ended.value).exit_code}" in policy.on
+    except Undecodable:
+        return False
 
 
 def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
@@ -204,7 +230,7 @@ def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> 
     if already:  # a success of an attempt that was declared lost or timed out replaces that end
         kept = tuple(msgspec.structs.replace(a, superseded=True) if a.n == ended.attempt else a for a in state.attempts)
         state = msgspec.structs.replace(state, attempts=kept)
-    due = retry_due(call, ended.id, ended.attempt, ended.status, ended.ended_us)
+    due = retry_due(call, ended)
     if due is not None:
         attempts = _append(state.attempts, record)
         return msgspec.structs.replace(state, attempts=attempts, attempt=ended.attempt + 1, due_us=due)

@@ -17,7 +17,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     backoff: str = "exponential"  # or "constant"
     base: float = 2.0
     cap: float = 300.0
-    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout
+    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout, exit:75
 
     def policy(self) -> RetryPolicy:
         return RetryPolicy(

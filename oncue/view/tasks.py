@@ -279,9 +279,7 @@ def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
 
 def _all_close(call: Call, ended: Sequence[Ended]) -> bool:
     """True if no result is followed by a retry."""
-    return call.retry is None or all(
-        e.status == OK or task_lifecycle.retry_due(call, e.id, e.attempt, e.status, e.ended_us) is None for e in ended
-    )
+    return call.retry is None or all(e.status == OK or task_lifecycle.retry_due(call, e) is None for e in ended)
 
 
 def _check(ended: Sequence[Ended]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncue import task_lifecycle
+from oncue.protocol.codec import encode
 from oncue.protocol.records import (
     CANCELLED,
     ERROR,
@@ -21,6 +22,7 @@ from oncue.protocol.records import (
     TIMEOUT,
     Call,
     Ended,
+    Failure,
     ResultFrame,
     StoredRetryPolicy,
 )
@@ -119,6 +121,25 @@ def test_what_is_not_in_the_policy_closes() -> None:
     call = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(5, on=("lost",)))
     assert after(call, ended(1, ERROR)).state is State.FAILED
     assert after(call, ended(1, LOST)).state is State.WAITING
+
+
+def test_an_exit_code_that_the_policy_names_is_retried_and_no_other() -> None:
+    call = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(5, on=("exit:75",)))
+    failed = {code: encode(Failure("x", "y", exit_code=code)) for code in (-1, 7, 75)}
+
+    assert after(call, ended(1, ERROR, value=failed[75])).state is State.WAITING
+    assert after(call, ended(1, ERROR, value=failed[7])).state is State.FAILED
+    assert after(call, ended(1, ERROR, value=failed[-1])).state is State.FAILED
+    assert after(call, ended(1, ERROR, value=b"\xc1 no failure")).state is State.FAILED
+    assert after(call, ended(1, LOST, value=failed[75])).state is State.LOST
+    both = msgspec.structs.replace(PLAIN, retry=StoredRetryPolicy(5, on=("exit:75", "lost")))
+    assert after(both, ended(1, LOST)).state is State.WAITING
+
+
+@pytest.mark.parametrize("word", ["exit:0", "exit:256", "exit:", "exit:75 ", "exit:075", "exit", "ok", ""])
+def test_a_policy_names_ends_that_there_are(word: str) -> None:
+    assert not task_lifecycle.is_retry_word(word)
+    assert all(map(task_lifecycle.is_retry_word, ("lost", "error", "timeout", "exit:1", "exit:255")))
 
 
 def test_a_success_after_it_was_given_up_takes_that_ends_place() -> None:

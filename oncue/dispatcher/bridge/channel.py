@@ -327,7 +327,7 @@ class EndpointChannel:
         in_flight, closing, before = self.in_flight, [], len(self.in_flight)
         for e in ends:
             in_flight.pop(e.id, None)
-            due = None if e.status == OK else retry_due(call, e.id, e.attempt, e.status, e.ended_us)
+            due = None if e.status == OK else retry_due(call, e)
             if due is None:
                 closing.append(e)
             elif e.id in self.cancel_requested:
@@ -360,7 +360,7 @@ class EndpointChannel:
         for e in kept:
             self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
-                self.pending.reload_at(retry_due(call, e.id, e.attempt, e.status, e.ended_us) or self.now_us)
+                self.pending.reload_at(retry_due(call, e) or self.now_us)
         # A page that was requested before may show them as open.
         self.pending.mark_ended([e.id for e in kept])
         self._out.append(self._appends.start(token, message, kept, call, None))

@@ -8,6 +8,7 @@ from oncue import ids as task_ids
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.api import RetryPolicy
 from oncue.protocol.records import INLINE_BYTES, MAX_RETRIES, StoredRetryPolicy, TaskRecord
+from oncue.task_lifecycle import is_retry_word
 
 RECORD_TASKS = 1_024  # tasks in one record of the log
 RECORD_BYTES = 1 << 20  # of arguments, in one record of the log
@@ -30,11 +31,11 @@ def stored_retry(policy: RetryPolicy | None) -> StoredRetryPolicy | None:
     """
     if policy is None:
         return None
-    bad = [word for word in policy.on if word not in ("lost", "error", "timeout")]
+    bad = [word for word in policy.on if not is_retry_word(word)]
     if bad or policy.backoff not in ("exponential", "constant") or min(policy.max, policy.base_ms, policy.cap_ms) < 0:
         raise Invalid(
             "retry: not a policy that oncue knows",
-            remedy="on: of lost, error, timeout; backoff: exponential or constant; max, base_ms, cap_ms not negative",
+            remedy="on: of lost, error, timeout, exit:1 to exit:255; backoff: exponential or constant; no negative number",
         )
     if policy.max > MAX_RETRIES:
         raise Invalid(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from oncue.errors import OncueError
 from oncue.functions.body import FunctionBody
@@ -45,7 +47,18 @@ def _failure(error: BaseException, what: str, body: FunctionBody | None) -> Fail
     # An error of oncue's own without a line of the user's: the traceback would repeat the message.
     lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
     exception = b"" if what or isinstance(error, OncueError) else _data(error)
-    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)), exception)
+    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)), exception, _exit_code(error))
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return the code with which a program ended, as a shell shows it; -1 if none has."""
+    if isinstance(error, SystemExit):
+        return error.code & 0xFF if isinstance(error.code, int) else 1
+    subprocess: Any = sys.modules.get("subprocess")
+    if subprocess is not None and isinstance(error, subprocess.CalledProcessError):
+        code: int = error.returncode
+        return (128 - code if code < 0 else code) & 0xFF
+    return -1
 
 
 def _data(error: BaseException) -> bytes:

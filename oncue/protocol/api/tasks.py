@@ -19,7 +19,7 @@ class RetryPolicy(Request, frozen=True):
     backoff: str = "exponential"
     base_ms: int = 2_000
     cap_ms: int = 300_000
-    on: Annotated[list[Name], msgspec.Meta(max_length=10)] = msgspec.field(default_factory=lambda: ["lost", "error"])
+    on: Annotated[list[Name], msgspec.Meta(max_length=100)] = msgspec.field(default_factory=lambda: ["lost", "error"])
 
     def stored(self) -> StoredRetryPolicy:
         """Return the policy as a record.

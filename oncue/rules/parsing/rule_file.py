@@ -35,6 +35,7 @@ from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
+from oncue.task_lifecycle import RETRY_WORDS, is_retry_word
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 RULE_KEYS = (
@@ -52,7 +53,6 @@ RULE_KEYS = (
 )
 RUN_KEYS = ("function", "endpoint", "args", "timeout", *FUNCTION_KEYS)
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
-RETRY_ON = ("lost", "error", "timeout")
 MAX_RUNS = 100
 
 
@@ -363,11 +363,15 @@ def _retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
     on = get("on")
     words = [on] if on is not None and isinstance(on.value, str) else on.value if on is not None else []
     if on is not None and not isinstance(on.value, (list, str)):
-        problems.add(on, f"retry's `on` is a list of {', '.join(RETRY_ON)}, not {on.kind()}")
+        problems.add(on, f"retry's `on` is a list of {', '.join(RETRY_WORDS)}, exit:75 and the like, not {on.kind()}")
         words = []
     for word in words:
-        if word.value not in RETRY_ON:
-            problems.add(word, f"there is no end {word.value!r} to retry", nearest(str(word.value), RETRY_ON))
+        if not isinstance(word.value, str):
+            problems.add(word, f"an end to retry is a text such as lost or exit:75, not {word.kind()}")
+        elif not is_retry_word(word.value):
+            is_exit = word.value.startswith("exit")
+            remedy = "exit codes are exit:1 to exit:255" if is_exit else nearest(word.value, RETRY_WORDS)
+            problems.add(word, f"there is no end {word.value!r} to retry", remedy)
     base = duration(get("base"), "base", problems, default.base_ms)
     cap = duration(get("cap"), "cap", problems, default.cap_ms)
     ends = tuple(str(w.value) for w in words) if on is not None else default.on

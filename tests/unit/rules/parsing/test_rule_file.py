@@ -103,6 +103,8 @@ BAD = [
     (rule("retry: {max: -1}"), 5, 18, "`max` is -1; it takes 0 to 1000"),
     (rule("retry: {backoff: exponentail}"), 5, 22, "there is no backoff 'exponentail'"),
     (rule("retry: {on: [lots]}"), 5, 18, "there is no end 'lots' to retry"),
+    (rule("retry: {on: [lost, exit:256]}"), 5, 24, "there is no end 'exit:256' to retry"),
+    (rule("retry: {on: [{exit: 75}]}"), 5, 18, "an end to retry is a text such as lost or exit:75, not a mapping"),
     (rule("match: {data.size: {gtt: 1}}"), 5, 25, "data.size: there is no operator 'gtt'"),
     (rule("match: {data.size: {in: 5}}"), 5, 25, "data.size: `in` takes a list with something in it, not a whole number"),
     (rule("match: {data.size: {exists: yes}}"), 5, 33, "data.size: `exists` takes true or false, not a text"),
