@@ -7,6 +7,7 @@ p  pickle by cloudpickle, protocol 5: all other values. Only a worker, or a clie
    origin, loads it.
 r  Ref: the content, with its own letter, is in the blob store because it is large. Or its pickle is
    in the Ref, and large buffers are in the blob store, one blob each (see oncue.protocol.buffers).
+f  WithFiles: a result, with its own letter, and the files that its task has left, as blobs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from oncue.protocol.buffers import Buffer, OutOfBand
 from oncue.protocol.codec import DECODE_ERRORS, INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
 from oncue.protocol.text_keys import has_text_keys
+from oncue.protocol.run_options import TaskFile, TaskFiles
 
-MSGPACK, PICKLE, REF = b"m", b"p", b"r"
+MSGPACK, PICKLE, REF, FILES = b"m", b"p", b"r", b"f"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _SCALARS = frozenset((type(None), bool, float, str, bytes))
@@ -63,6 +65,14 @@ class Ref(Stored, frozen=True):
     @property
     def total_bytes(self) -> int:
         return len(self.body) + self.size_bytes + sum(blob.size_bytes for blob in self.more)
+
+
+class WithFiles(Stored, frozen=True):
+    """A task's result and its files."""
+
+    value: bytes  # a payload
+    files: TaskFiles = ()
+    shell: bool = False  # the value is a ShellResult as a mapping
 
 
 class BlobSource(Protocol):
@@ -263,14 +273,39 @@ def pack_ref(ref: Ref) -> bytes:
 def blobs_of(payload: bytes) -> tuple[BlobName, ...]:
     """Return the blobs that a payload needs; none if it cannot be decoded."""
     try:
-        ref = ref_of(payload)
+        ref, files = ref_of(payload), files_of(payload)
     except Undecodable:
         return ()
-    return ref.blobs if ref is not None else ()
+    apart = tuple(BlobName(f.sha256, f.size_bytes) for f in files)
+    return ref.blobs + apart if ref is not None else apart
+
+
+def pack_with_files(value: bytes, files: tuple[TaskFile, ...], shell: bool = False) -> bytes:
+    return FILES + _encode(WithFiles(value, files, shell))
+
+
+def with_files(payload: bytes) -> WithFiles:
+    """Return a result and its files; most results have none. Raises Undecodable."""
+    if payload[:1] != FILES:
+        return WithFiles(payload)
+    try:
+        found = msgspec.msgpack.decode(payload[1:], type=WithFiles)
+    except DECODE_ERRORS as e:
+        raise Undecodable(f"not a result with files: {e}") from None
+    if found.value[:1] == FILES:
+        raise Undecodable("a result with files in another one")
+    return found
+
+
+def files_of(payload: bytes) -> tuple[TaskFile, ...]:
+    """Return the files of a result. Raises Undecodable."""
+    return with_files(payload).files if payload[:1] == FILES else ()
 
 
 def ref_of(payload: bytes) -> Ref | None:
     """Return the payload's Ref; None if it is inline. Raises Undecodable."""
+    if payload[:1] == FILES:
+        payload = with_files(payload).value
     if payload[:1] != REF:
         return None
     try:
@@ -288,6 +323,8 @@ def unpack(payload: bytes, source: BlobSource | None = None, *, at_home: bool = 
     unpickling.
     """
     letter = payload[:1]
+    if letter == FILES:
+        return unpack(with_files(payload).value, source, at_home=at_home)
     if letter == MSGPACK:
         try:
             return _decode(payload[1:])
@@ -318,6 +355,8 @@ def peek(payload: bytes) -> tuple[bool, Any]:
     Runs no code. Raises Undecodable.
     """
     letter = payload[:1]
+    if letter == FILES:
+        return peek(with_files(payload).value)
     if letter == MSGPACK:
         if not has_text_keys(payload[1:]):
             raise Undecodable("a dict has keys that are no texts")

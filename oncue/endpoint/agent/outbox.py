@@ -18,8 +18,8 @@ from oncue.endpoint.agent.journal import AttemptsEnded, Journal
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import ERROR, Ended, Failure, Stored
+from oncue.protocol.payload import FILES, REF, BlobName, blobs_of, files_of
+from oncue.protocol.records import ERROR, OK, Ended, Failure, Stored
 
 FRAME_TASKS = 256
 FRAME_BYTES = 4 << 20
@@ -47,12 +47,20 @@ class AttemptKey(Stored, frozen=True):
     attempt: int
 
 
+class UploadingEnd(msgspec.Struct):
+    """An ended attempt, and the blobs that must be uploaded first."""
+
+    key: CallKey
+    ended: Ended
+    missing: dict[str, None]
+
+
 class ResultUpload(msgspec.Struct):
-    """Upload of a large result. Each part is sent when the one before was acked."""
+    """Upload of a blob. Each part is sent when the one before was acked."""
 
     sha256: str
     size: int
-    ends: list[tuple[CallKey, Ended]]
+    ends: list[UploadingEnd]
     at: int = 0
     in_flight: bool = False  # a part is under way
     sent_us: int = 0
@@ -68,6 +76,7 @@ class Outbox:
         self._last_flush_us = 0
         self.spool: OrderedDict[int, SpooledResults] = OrderedDict()
         self.uploads: OrderedDict[str, ResultUpload] = OrderedDict()
+        self._uploading: dict[tuple[bytes, int], UploadingEnd] = {}  # by task and attempt
         self.bytes = 0  # of the spool
         self.next_seq = journal.recovered.next_seq
         self._sent_seq = -1
@@ -78,14 +87,14 @@ class Outbox:
             self._add(SpooledResults(frame.seq, frame.call, frame.accepted_us, len(ends), bytes(frame.body)))
         for frame in journal.recovered.uploading:
             for e in decode(list[Ended], frame.body):
-                self._upload((frame.call, frame.accepted_us), e)
+                self._upload((frame.call, frame.accepted_us), e, blobs_of_end(e))
 
     # ------------------------------------------------------------ in
 
     def add(self, key: CallKey, ends: list[Ended]) -> None:
         """Add ended attempts of one call."""
         for e in ends:
-            if e.value[:1] == REF and e.status == 0:
+            if e.status or e.value[:1] == REF or e.value[:1] == FILES:
                 ends = [e for e in ends if not self._start_upload(key, e)]
                 break
         if ends:
@@ -93,30 +102,36 @@ class Outbox:
             self.gathered += len(ends)
 
     def _start_upload(self, key: CallKey, e: Ended) -> bool:
-        """Return True if this result must be uploaded first."""
-        if e.value[:1] != REF or e.status != 0:
-            return False
-        self._journal.uploading(key[0], key[1], encode([e]))
-        self._upload(key, e)
-        return True
+        """Return True if blobs of this result must be uploaded first."""
+        blobs = blobs_of_end(e)
+        if blobs:
+            self._journal.uploading(key[0], key[1], encode([e]))
+            self._upload(key, e, blobs)
+        return bool(blobs)
 
-    def _upload(self, key: CallKey, e: Ended) -> None:
-        try:
-            ref = ref_of(e.value)
-            assert ref is not None
-            size = self._cache.blob_size(ref.sha256)
-            if size != ref.size_bytes:
-                raise OSError(f"the file has {size:,} bytes instead of {ref.size_bytes:,}")
-        except (OSError, Undecodable) as why:
-            self._gathered.setdefault(key, []).append(
-                as_blob_missing(e, f"its large result is not there any more: {why}")
-            )
+    def _upload(self, key: CallKey, e: Ended, blobs: tuple[BlobName, ...]) -> None:
+        waits = self._uploading[e.id, e.attempt] = UploadingEnd(key, e, {})
+        for blob in blobs:
+            try:
+                size = self._cache.blob_size(blob.sha256)
+                if size != blob.size_bytes:
+                    raise OSError(f"the file has {size:,} bytes instead of {blob.size_bytes:,}")
+            except OSError as why:
+                waits.ended = without_blob(waits.ended, blob.sha256, f"is not there any more: {why}")
+                continue
+            upload = self.uploads.get(blob.sha256)
+            if upload is None:
+                upload = self.uploads[blob.sha256] = ResultUpload(blob.sha256, size, [])
+            if blob.sha256 not in waits.missing:
+                waits.missing[blob.sha256] = None
+                upload.ends.append(waits)
+        self._gather_uploaded(waits)
+
+    def _gather_uploaded(self, end: UploadingEnd) -> None:
+        """Gather a result if all its blobs are uploaded."""
+        if not end.missing and self._uploading.pop((end.ended.id, end.ended.attempt), None) is not None:
+            self._gathered.setdefault(end.key, []).append(end.ended)
             self.gathered += 1
-            return
-        upload = self.uploads.get(ref.sha256)
-        if upload is None:
-            upload = self.uploads[ref.sha256] = ResultUpload(ref.sha256, size, [])
-        upload.ends.append((key, e))
 
     # ------------------------------------------------------------ out
 
@@ -177,7 +192,7 @@ class Outbox:
             try:
                 body = self._cache.read_blob(upload.sha256, upload.at, bridge.PART_BYTES)
             except OSError as e:
-                self._finish_upload(upload, f"its large result is not there any more: {e}")
+                self._finish_upload(upload, f"is not there any more: {e}")
                 continue
             upload.in_flight, upload.sent_us = True, now_us
             out.append((bridge.UploadPart(upload.sha256, upload.at, upload.size), body))
@@ -190,7 +205,7 @@ class Outbox:
         if upload is None:
             return
         if ack.why:
-            self._finish_upload(upload, f"the server refused its large result: {ack.why}")
+            self._finish_upload(upload, f"was refused by the server: {ack.why}")
         elif ack.offset_bytes >= upload.size:
             self._finish_upload(upload, "")
         else:
@@ -198,9 +213,11 @@ class Outbox:
 
     def _finish_upload(self, upload: ResultUpload, why: str) -> None:
         del self.uploads[upload.sha256]
-        for key, e in upload.ends:
-            self._gathered.setdefault(key, []).append(as_blob_missing(e, why) if why else e)
-        self.gathered += len(upload.ends)
+        for end in upload.ends:
+            end.missing.pop(upload.sha256, None)
+            if why:
+                end.ended = without_blob(end.ended, upload.sha256, why)
+            self._gather_uploaded(end)
         self._uploaded(upload.sha256)
 
     def on_ack(self, seq: int) -> None:
@@ -229,7 +246,7 @@ class Outbox:
         """Return (id, attempt) of all results that are not acked."""
         out = [(e.id, e.attempt) for entry in self.spool.values() for e in decode(list[AttemptKey], entry.body)]
         out += [(e.id, e.attempt) for ends in self._gathered.values() for e in ends]
-        out += [(e.id, e.attempt) for u in self.uploads.values() for _, e in u.ends]
+        out += self._uploading
         return out
 
     def journal_frames(self) -> list[tuple[bool, AttemptsEnded]]:
@@ -238,8 +255,9 @@ class Outbox:
         Flush before.
         """
         out = [(True, AttemptsEnded(n.seq, n.call, n.accepted_us, msgspec.Raw(n.body))) for n in self.spool.values()]
-        for upload in self.uploads.values():
-            out += [(False, AttemptsEnded(-1, *key, msgspec.Raw(encode([e])))) for key, e in upload.ends]
+        out += [
+            (False, AttemptsEnded(-1, *end.key, msgspec.Raw(encode([end.ended])))) for end in self._uploading.values()
+        ]
         return out
 
 
@@ -257,6 +275,25 @@ def _after(spool: OrderedDict[int, SpooledResults], seq: int) -> list[SpooledRes
     return out
 
 
-def as_blob_missing(e: Ended, why: str) -> Ended:
-    """Return this result as an error."""
-    return msgspec.structs.replace(e, status=ERROR, value=encode(Failure("oncue.BlobMissing", why)))
+def blobs_of_end(e: Ended) -> tuple[BlobName, ...]:
+    """Return the blobs to which an ended attempt refers."""
+    if e.status == OK:
+        return blobs_of(e.value)
+    try:
+        return tuple(BlobName(f.sha256, f.size_bytes) for f in decode(Failure, e.value).files)
+    except Undecodable:
+        return ()
+
+
+def without_blob(e: Ended, sha256: str, why: str) -> Ended:
+    """Return an ended attempt one of whose blobs is not to be had.
+
+    A result becomes an error; a failure stays what it is, without the file.
+    """
+    if e.status == OK:
+        name = next((f.name for f in files_of(e.value) if f.sha256 == sha256), "")
+        what = f"its output file {name} {why}" if name else f"its large result {why}"
+        return msgspec.structs.replace(e, status=ERROR, value=encode(Failure("oncue.BlobMissing", what)))
+    failure = decode(Failure, e.value)
+    left = tuple(f for f in failure.files if f.sha256 != sha256)
+    return msgspec.structs.replace(e, value=encode(msgspec.structs.replace(failure, files=left)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 
 from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.outbox import FLUSH_US, FRAME_TASKS, Outbox
 from oncue.protocol.bridge import UploadAck
-from oncue.protocol.codec import decode
-from oncue.protocol.payload import Ref, pack_ref
-from oncue.protocol.records import ERROR, OK, Ended
+from oncue.protocol.codec import decode, encode
+from oncue.protocol.payload import Ref, pack_ref, pack_with_files
+from oncue.protocol.records import ERROR, OK, Ended, Failure
+from oncue.protocol.run_options import TaskFile
 from tests.simulation.site import MemoryCache, MemoryFile
 
 KEY = (b"call", 7)
@@ -22,10 +24,10 @@ SHA = hashlib.sha256(LARGE).hexdigest()
 class Fixture:
     """An outbox with its journal, its cache and the hashes that it uploaded."""
 
-    def __init__(self, file: MemoryFile | None = None) -> None:
+    def __init__(self, file: MemoryFile | None = None, cache: MemoryCache | None = None) -> None:
         self.file = file or MemoryFile()
         self.journal = Journal(self.file, b"journal1")
-        self.cache = MemoryCache()
+        self.cache = cache or MemoryCache()
         self.uploaded: list[str] = []
         self.outbox = Outbox(self.journal, self.cache, self.uploaded.append)
 
@@ -107,3 +109,62 @@ def test_a_large_result_whose_file_is_gone_ends_as_an_error(fixture: Fixture) ->
     (ended,) = decode(list[Ended], frame.body)
     assert ended.status == ERROR
     assert b"oncue.BlobMissing" in ended.value
+
+
+FILES = {hashlib.sha256(content).hexdigest(): content for content in (b"one", b"two")}
+NAMED = tuple(TaskFile(f"{content.decode()}.h5", sha256, 3) for sha256, content in FILES.items())
+
+
+def upload_all(fixture: Fixture) -> list[str]:
+    """Upload what the outbox has; return the hashes."""
+    done = []
+    while parts := fixture.outbox.next_parts(1_000_000):
+        ((part, _),) = parts
+        done.append(part.sha256)
+        fixture.outbox.on_upload_ack(UploadAck(part.sha256, part.size_bytes))
+    return done
+
+
+def spooled(fixture: Fixture) -> list[Ended]:
+    fixture.outbox.flush(9_000_000, force=True)
+    return [e for frame in fixture.outbox.unsent() for e in decode(list[Ended], frame.body)]
+
+
+def test_a_result_waits_until_each_of_its_files_is_uploaded(fixture: Fixture) -> None:
+    fixture.cache.whole |= FILES
+    value = pack_with_files(b"mv", NAMED)
+    fixture.outbox.add(KEY, [end(1, value), end(2)])
+    assert [e.id[-1] for e in spooled(fixture)] == [2]
+    assert len(fixture.outbox.inventory()) == 2
+
+    assert upload_all(fixture) == [f.sha256 for f in NAMED]
+
+    assert [e.value for e in spooled(fixture)] == [value]
+    assert fixture.uploaded == [f.sha256 for f in NAMED]
+
+
+def test_files_of_a_failure_are_uploaded_also_after_a_restart(fixture: Fixture) -> None:
+    failure = encode(Failure("x", "exit:75", exit_code=75, files=NAMED))
+    fixture.cache.whole |= FILES
+    fixture.outbox.add(KEY, [msgspec.structs.replace(end(1, failure), status=ERROR)])
+    fixture.journal.write()
+
+    restarted = Fixture(fixture.file, fixture.cache)
+
+    assert spooled(restarted) == []
+    assert len(upload_all(restarted)) == 2
+    assert [e.value for e in spooled(restarted)] == [failure]
+
+
+def test_a_file_that_is_gone_fails_a_success_and_leaves_a_failure_as_it_is(fixture: Fixture) -> None:
+    fixture.cache.whole[NAMED[0].sha256] = b"one"
+    failed = encode(Failure("x", "exit:75", exit_code=75, files=NAMED))
+    fixture.outbox.add(KEY, [end(1, pack_with_files(b"mv", NAMED))])
+    fixture.outbox.add(KEY, [msgspec.structs.replace(end(2, failed), status=ERROR)])
+    upload_all(fixture)
+
+    first, second = sorted(spooled(fixture), key=lambda e: e.id)
+
+    assert (first.status, decode(Failure, first.value).type) == (ERROR, "oncue.BlobMissing")
+    assert "its output file two.h5 is not there any more" in decode(Failure, first.value).message
+    assert decode(Failure, second.value) == Failure("x", "exit:75", exit_code=75, files=NAMED[:1])
