@@ -24,6 +24,7 @@ __all__ = [
     "OncueExecutor",
     "Options",
     "Retry",
+    "ShellFailed",
     "Task",
     "TaskCancelled",
     "TaskError",
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "function",
+    "shell",
 ]
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         UntrustedResult,
     )
     from oncue.functions.options import function
+    from oncue.functions.shell.pack import shell
     from oncue.pickles import ObjectRef
 
 #: Modules of the names that are no errors.
@@ -77,6 +80,7 @@ _HOMES = {
     "OncueExecutor": "client.executor",
     "TaskFuture": "client.executor",
     "function": "functions.options",
+    "shell": "functions.shell.pack",
 } | dict.fromkeys(("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed"), "client")
 
 

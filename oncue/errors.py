@@ -289,6 +289,12 @@ class CannotLoad(FunctionError):
     code = "cannot-load"
 
 
+class MissingOutput(OncueError):
+    """A task has not written a file that its `outputs` name."""
+
+    code = "missing-output"
+
+
 # ---------------------------------------------------------------- tasks without a result
 
 
@@ -314,6 +320,19 @@ class TaskFailed(TaskError):
     ) -> None:
         super().__init__(message, remedy=remedy, type_name=type_name, traceback=traceback, **details)
         self.type_name, self.traceback = type_name, traceback
+
+
+class ShellFailed(TaskFailed):
+    """A shell script ended with an exit code above 0.
+
+    `returncode` is that code, `stderr` the end of what it printed there, `files` the whole stdout
+    and stderr, as in ShellResult.
+    """
+
+    code = "shell-failed"
+    returncode: int = -1
+    stderr: str = ""
+    files: tuple[Any, ...] = ()
 
 
 class TaskLost(TaskError):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from oncue.client.client import Client
+from oncue.client.files import ShellResult
 from oncue.client.options import Options
 from oncue.client.session import ClientOptions
 from oncue.client.task import Task
@@ -74,6 +75,10 @@ class AsyncClient:
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Task[Any]]:
         """Submit a call; see Client.submit. Await the task for its value."""
         return asyncio.to_thread(self.client.submit, fn, *args, **kwargs)
+
+    async def shell(self, script: str, /, **given: Any) -> Task[ShellResult]:
+        """Run a shell script; see Client.shell."""
+        return await asyncio.to_thread(self.client.shell, script, **given)
 
     async def map(self, fn: Any, /, *iterables: Iterable[Any], endpoint: str | None = None) -> TaskList[Any]:
         """Submit a call for each item; see Client.map. The items are read in a thread."""

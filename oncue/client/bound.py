@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from oncue.client.calls import Call, submit_call, submit_calls
+from oncue.client.files import ShellResult
 from oncue.client.options import Options
 from oncue.client.session import Session
 from oncue.client.task import Task
 from oncue.client.task_list import TaskList
+from oncue.errors import Invalid
 
 if TYPE_CHECKING:
     from oncue.client.executor import OncueExecutor
@@ -36,9 +38,10 @@ class BoundClient:
         return f"<oncue client of {self.session.http.address()} with {self.options}>"
 
     def with_options(self, **options: Any) -> BoundClient:
-        """Return a client with preset options: endpoint, retry, timeout, expires.
+        """Return a client with preset options.
 
-        retry: a number or Retry; timeout and expires: seconds. Raises Invalid for other names.
+        They are endpoint, retry (a number or Retry), timeout and expires (seconds), resources
+        ({"cores": 4, "memory": "8GB"}), sandbox, outputs. Raises Invalid for other names.
         """
         return BoundClient(self.session, self.options.replace(options))
 
@@ -122,6 +125,37 @@ class BoundClient:
     def call_many(self, fn: Any, calls: Iterable[Call], options: Options | None = None) -> TaskList[Any]:
         """Submit a call for each (args, kwargs)."""
         return TaskList(submit_calls(self.session, fn, calls, options or self.options))
+
+    def shell(
+        self,
+        script: str,
+        /,
+        *,
+        endpoint: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        interpreter: str = "",
+        sandbox: bool | str = False,
+        outputs: Sequence[str] = (),
+        name: str = "",
+        **values: Any,
+    ) -> Task[ShellResult]:
+        """Run a shell script on the endpoint.
+
+            client.shell("wc -l ${path}", path="/data/a.txt").result().stdout
+
+        `${path}` is the value of that keyword: always one word, never code. The other options are
+        those of oncue.shell, which also takes values with their names. Raises Invalid, also for a
+        value that the script does not use, and what submit() raises.
+        """
+        from oncue.functions.shell.pack import shell, used_names  # imports much that an emit does not need
+
+        packed = shell(script, env=env, cwd=cwd, interpreter=interpreter, sandbox=sandbox, outputs=outputs, name=name)
+        if unused := sorted(set(values) - used_names(packed, values)):
+            raise Invalid(
+                f"the script does not use {unused[0]!r}", remedy=f"write ${{{unused[0]}}} in it, or leave the value out"
+            )
+        return submit_call(self.session, packed, (), values, self._at(endpoint))
 
     def executor(self, endpoint: str | None = None) -> OncueExecutor:
         """Return a concurrent.futures.Executor of the endpoint, with these options."""

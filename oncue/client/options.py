@@ -8,6 +8,8 @@ import msgspec
 
 from oncue.errors import Invalid
 from oncue.protocol.api import RetryPolicy
+from oncue.protocol.run_options import Resources
+from oncue.protocol.stated_options import checked_resources, run_options
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,12 +42,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry | int | None = None  # a number: so many retries, with the default backoff
     timeout: float | None = None
     expires: float | None = None
+    #: cores, memory, gpus, nodes, ranks, walltime that a task needs: {"cores": 4, "memory": "8GB"}.
+    resources: Any = None
+    sandbox: Any = False  # True: a folder of the task's own; "keep": it stays if the task fails
+    outputs: Any = ()  # globs of files in it that come back
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
             _check_limit("timeout", self.timeout)
         if self.expires is not None:
             _check_limit("expires", self.expires)
+        found = run_options({}, self.sandbox, self.outputs)
+        if not isinstance(self.resources, Resources | None):
+            msgspec.structs.force_setattr(self, "resources", checked_resources(self.resources))
+        msgspec.structs.force_setattr(self, "outputs", found.outputs if found else ())
         most = self.retry.max if isinstance(self.retry, Retry) else self.retry
         if most is not None and most < 0:
             raise Invalid(

@@ -16,6 +16,7 @@ import msgspec
 from oncue.errors import (
     OncueError,
     OtherPython,
+    ShellFailed,
     TaskCancelled,
     TaskError,
     TaskExpired,
@@ -29,7 +30,8 @@ from oncue.errors import (
 from oncue.protocol import payload
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.protocol.exceptions import from_data
-from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, REFUSED, TIMEOUT, Ended, Failure
+from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, OK, REFUSED, TIMEOUT, Ended, Failure
+from oncue.protocol.run_options import TaskFile
 
 _KINDS: dict[int, tuple[type[TaskError], str, str]] = {
     LOST: (TaskLost, "was lost", "run it again, or give it retries: with_options(retry=3)"),
@@ -48,6 +50,8 @@ def value(ended: Ended, task_id: bytes, endpoint: str, fetch: Fetch, trusted: Ca
     UntrustedResult and UnreadableResult (with the bytes in `.raw`); BlobMissing.
     """
     content = ended.value
+    if content[:1] == payload.FILES:
+        content = payload.with_files(content).value
     ref = payload.ref_of(content)
     if ref is not None:
         content = fetch(ref)
@@ -81,27 +85,40 @@ def _unreadable(why: BaseException, task_id: bytes) -> UnreadableResult:
     return UnreadableResult(f"{what}{type(why).__name__}: {why}", remedy=remedy)
 
 
+def files(ended: Ended) -> tuple[TaskFile, ...]:
+    """Return the files that an attempt has left. Raises Undecodable."""
+    return payload.files_of(ended.value) if ended.status == OK else _failure(ended).files
+
+
+def _failure(ended: Ended) -> Failure:
+    try:
+        return msgspec.msgpack.decode(ended.value, type=Failure)
+    except DECODE_ERRORS:
+        return Failure("", "")
+
+
 def error(ended: Ended, task_id: bytes, name: str, trusted: Callable[[], bool]) -> BaseException:
     """Return the exception for an attempt that did not succeed.
 
     If the function raised one whose class is to be had here, it is that, and its `__cause__` is the
     TaskFailed with the endpoint's traceback. Else it is a TaskError. `trusted`: as for `value`.
     """
-    try:
-        failure = msgspec.msgpack.decode(ended.value, type=Failure)
-    except DECODE_ERRORS:
-        failure = Failure("", "")
+    failure = _failure(ended)
+    kept = f"\n  its sandbox is kept on the endpoint: {failure.folder}" if failure.folder else ""
     what = f"{name or 'the function'} (task {task_id.hex()})"
     found: TaskError
     if ended.status != ERROR and ended.status in _KINDS:
         kind, words, remedy = _KINDS[ended.status]
         found = kind(
-            f"{what} {words}" + (f": {failure.message}" if failure.message else ""), remedy=failure.remedy or remedy
+            f"{what} {words}" + (f": {failure.message}" if failure.message else "") + kept,
+            remedy=failure.remedy or remedy,
         )
         found.task_id = task_id.hex()
         return found
     shown = f"{failure.type}: {failure.message}" if failure.message else failure.type
-    text = f"{what} raised {shown}" + (f"\n\n{failure.traceback.rstrip()}\n" if failure.traceback else "")
+    if failure.type == "oncue.ShellFailed":
+        return _shell_failed(failure, what, kept, task_id)
+    text = f"{what} raised {shown}" + (f"\n\n{failure.traceback.rstrip()}\n" if failure.traceback else "") + kept
     found = TaskFailed(text, remedy=failure.remedy, type_name=failure.type, traceback=failure.traceback)
     found.task_id = task_id.hex()
     own = from_data(failure.exception, payload.unpack, functools.partial(_surely, trusted))
@@ -110,6 +127,14 @@ def error(ended: Ended, task_id: bytes, name: str, trusted: Callable[[], bool]) 
         return found
     own.__cause__ = found
     return own
+
+
+def _shell_failed(failure: Failure, what: str, kept: str, task_id: bytes) -> ShellFailed:
+    found = ShellFailed(
+        f"{what}: {failure.message}{kept}", remedy=failure.remedy, type_name=failure.type, traceback=failure.traceback
+    )
+    found.returncode, found.stderr, found.task_id = failure.exit_code, failure.traceback, task_id.hex()
+    return found
 
 
 def _surely(trusted: Callable[[], bool]) -> bool:

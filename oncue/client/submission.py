@@ -28,6 +28,7 @@ from oncue.client.outcomes import MSGPACK, OutcomeReceiver
 from oncue.client.unaccepted import AGAIN, UnacceptedBatches, rejection_of, summary
 from oncue.errors import ClientClosed, NotReady, OncueError, RateLimited, Unreachable
 from oncue.protocol.api import Accepted, BatchRequest, FunctionRequest, Me
+from oncue.protocol.stated_options import resources_request
 
 S = TypeVar("S")
 log = logging.getLogger("oncue.client")
@@ -172,6 +173,9 @@ class BatchSender:
                 timeout_ms=_ms(batch.options.timeout),
                 expires_ms=_ms(batch.options.expires),
                 stream=self.outcomes.stream,
+                resources=resources_request(batch.options.resources),
+                sandbox=batch.options.sandbox,
+                outputs=list(batch.options.outputs),
             )
         )
         since, pause, repeated, self.trouble = time.monotonic(), 0.02, False, None

@@ -18,10 +18,11 @@ from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
 from oncue.client.display import notebook
 from oncue.client.display.logs import Logs
+from oncue.client.files import OutputFile, ShellResult
 from oncue.client.polling import poll
 from oncue.client.resources import Tasks
 from oncue.client.session import Session
-from oncue.errors import Invalid, OncueError, TaskError
+from oncue.errors import Invalid, OncueError, ShellFailed, TaskError
 from oncue.ids import parse
 from oncue.protocol import payload
 from oncue.protocol.api import TaskInfo, TimelineEntry
@@ -98,7 +99,10 @@ class Task(Generic[R]):
         if ended.status != OK:
             raise self._error(ended)
         session, task_id = self._batch.session, self._batch.id(self._index)
-        self._value = results.value(ended, task_id, self.endpoint, session.fetch, self._trusted)
+        value = results.value(ended, task_id, self.endpoint, session.fetch, self._trusted)
+        if ended.value[:1] == payload.FILES and payload.with_files(ended.value).shell and isinstance(value, dict):
+            value = ShellResult(value, self._files(ended))
+        self._value = value
         return cast(R, self._value)
 
     def _settled(self, limit: Deadline, reports: bool = True) -> R | BaseException:
@@ -115,10 +119,24 @@ class Task(Generic[R]):
             return e
 
     def _error(self, ended: Ended) -> BaseException:
-        return results.error(ended, self._batch.id(self._index), self.name, self._trusted)
+        error = results.error(ended, self._batch.id(self._index), self.name, self._trusted)
+        if isinstance(error, ShellFailed):
+            error.files = tuple(self._files(ended))
+        return error
+
+    def _files(self, ended: Ended) -> list[OutputFile]:
+        return [OutputFile(file, self._tasks._stream) for file in results.files(ended)]
 
     def _trusted(self) -> bool:
         return self._batch.session.trusts(self.endpoint)
+
+    def files(self, timeout: float | None = None) -> list[OutputFile]:
+        """Wait; return the files that it has left, however it has ended.
+
+        They are those of its `outputs`, and the stdout and stderr of a shell function. `save_all`
+        of oncue.client.files saves them. Raises TimeoutError.
+        """
+        return self._files(self._outcome(Deadline(timeout)))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait; return what result() raises for it, or None. Raises TimeoutError."""

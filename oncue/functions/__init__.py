@@ -22,6 +22,7 @@ from oncue.functions.files import import_root, pack_file, parameters_in_file, sp
 from oncue.functions.load import Loaded, load, load_function
 from oncue.functions.options import FunctionOptions, function, options_of
 from oncue.functions.pack import pack_function
+from oncue.functions.shell.pack import shell
 
 __all__ = [
     "FunctionBody",
@@ -37,5 +38,6 @@ __all__ = [
     "pack_file",
     "pack_function",
     "parameters_in_file",
+    "shell",
     "split_place",
 ]

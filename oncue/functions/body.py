@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 
 from oncue.errors import Undecodable
+from oncue.functions.shell.spec import ShellSpec
 from oncue.protocol.codec import build_decoders, decode
 from oncue.protocol.records import Parameter, Stored
 from oncue.protocol.run_options import RunOptions
@@ -39,6 +40,7 @@ class FunctionBody(Stored, frozen=True):
     #: Module -> file name of the user's compiled modules that do not travel.
     compiled: dict[str, str] = msgspec.field(default_factory=dict)
     run: RunOptions | None = None
+    shell: ShellSpec | None = None  # a script, instead of the pickle
 
 
 class FunctionProperties(NamedTuple):

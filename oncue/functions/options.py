@@ -12,11 +12,15 @@ from __future__ import annotations
 import glob
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
+import msgspec
+
 from oncue.errors import CannotPack, Invalid
+from oncue.protocol.run_options import NO_OPTIONS, Resources, RunOptions
+from oncue.protocol.stated_options import run_options
 from oncue.quantities import size_bytes
 
 _ATTRIBUTE = "__oncue__"
@@ -30,6 +34,16 @@ class FunctionOptions(NamedTuple):
     memory_bytes: int = 0
     detached: bool = False
     files: tuple[str, ...] = ()  # paths or globs, relative to the function's file
+    # The fields of RunOptions, as plain data.
+    resources: tuple[int, ...] = ()
+    sandbox: int = 0
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> RunOptions | None:
+        """Run options; None if nothing is stated."""
+        found = RunOptions(Resources(*self.resources), self.sandbox, self.outputs)
+        return None if found == NO_OPTIONS else found
 
     def merged(self, others: FunctionOptions | None) -> FunctionOptions:
         """Return these options with others added."""
@@ -40,6 +54,9 @@ class FunctionOptions(NamedTuple):
             others.memory_bytes or self.memory_bytes,
             self.detached or others.detached,
             tuple(dict.fromkeys((*self.files, *others.files))),
+            others.resources or self.resources,
+            others.sandbox or self.sandbox,
+            others.outputs or self.outputs,
         )
 
 
@@ -47,7 +64,14 @@ class FunctionOptions(NamedTuple):
 def function(fn: F, /) -> F: ...
 @overload
 def function(
-    *, fresh: bool = False, memory: str | int = 0, detached: bool = False, files: Sequence[str] = ()
+    *,
+    fresh: bool = False,
+    memory: str | int = 0,
+    detached: bool = False,
+    files: Sequence[str] = (),
+    resources: Mapping[str, Any] | None = None,
+    sandbox: bool | str = False,
+    outputs: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 def function(
     fn: Any = None,
@@ -57,15 +81,26 @@ def function(
     memory: str | int = 0,
     detached: bool = False,
     files: Sequence[str] = (),
+    resources: Mapping[str, Any] | None = None,
+    sandbox: bool | str = False,
+    outputs: Sequence[str] = (),
 ) -> Any:
     """Set options of a function that oncue runs; call it as before.
 
     `fresh`: each task in a process that has run nothing else. `memory`: a task that uses more, with
     its child processes, ends with MemoryError ("2GB", or bytes). `detached`: child processes may
     outlive the task. `files`: data files and compiled modules that travel with it; paths or globs,
-    relative to the function's file. Raises Invalid.
+    relative to the function's file.
+
+    `resources`: cores, memory, gpus, nodes, ranks, walltime that a task needs. `sandbox`: each task
+    in a folder of its own; "keep": it stays if the task fails. `outputs`: globs of files in it that
+    come back. Raises Invalid.
     """
     options = options_of(fresh=fresh, memory=memory, detached=detached, files=files)
+    run = run_options(resources, sandbox, outputs)
+    if run is not None:
+        fields = msgspec.structs.astuple(run.resources)
+        options = options._replace(resources=fields, sandbox=run.sandbox, outputs=run.outputs)
 
     def mark(marked: Any) -> Any:
         if not callable(marked):

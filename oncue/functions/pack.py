@@ -72,6 +72,7 @@ def pack_function(
             memory_bytes=options.memory_bytes,
             detached=options.detached,
             files=files,
+            run=options.run,
             compiled={m: path.name for m, path in contents.compiled.items() if path.name not in travelling},
         )
     )

@@ -13,6 +13,7 @@ from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, STATUS_NAMES, Failure
+from oncue.protocol.stated_options import resources_request
 from oncue.task_lifecycle import Attempt, State, TaskState, phase
 
 SHOWN_BYTES = 64 * 1024  # a larger value is described; a request for the outcome returns it
@@ -26,7 +27,25 @@ def failure_info(value: bytes) -> r.FailureInfo | None:
         f = decode(Failure, value)
     except Undecodable as e:
         return r.FailureInfo(type="oncue.Undecodable", message=e.message)
-    return r.FailureInfo(type=f.type, message=f.message, traceback=f.traceback, remedy=f.remedy)
+    return r.FailureInfo(
+        type=f.type,
+        message=f.message,
+        traceback=f.traceback,
+        remedy=f.remedy,
+        exit_code=f.exit_code,
+        folder=f.folder,
+    )
+
+
+def file_infos(attempt: Attempt | None) -> list[r.TaskFileInfo]:
+    """Return the files that an attempt has left."""
+    if attempt is None or not attempt.value:
+        return []
+    try:
+        found = payload.files_of(attempt.value) if attempt.status == OK else decode(Failure, attempt.value).files
+    except Undecodable:
+        return []
+    return [r.TaskFileInfo(name=f.name, sha256=f.sha256, size_bytes=f.size_bytes, stream=f.stream) for f in found]
 
 
 def displayed(value: bytes) -> Any:
@@ -107,6 +126,8 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         output=last.output.decode("utf-8", "replace") if last else "",
         arguments=displayed(state.args) if state.args else None,
         attempts=[attempt_info(a) for a in state.attempts],
+        resources=resources_request(call.run.resources if call.run else None),
+        files=file_infos(last),
     )
 
 

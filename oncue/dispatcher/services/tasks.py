@@ -41,6 +41,7 @@ from oncue.protocol import payload
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, Ended, FunctionRecord, TaskFrame, TaskRecord
+from oncue.protocol.stated_options import run_options
 from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import STATE_WORDS, TaskState, end
 from oncue.text.progress import continuation, last_states
@@ -197,6 +198,7 @@ class TaskService:
             timeout_ms=request.timeout_ms or 0,
             expires_us=now_us() + request.expires_ms * 1000 if request.expires_ms else 0,
             stream=getattr(request, "stream", ""),
+            run=run_options(request.resources, request.sandbox, request.outputs),
         )
 
     async def _function(self, caller: Caller, name: str) -> FunctionRecord:

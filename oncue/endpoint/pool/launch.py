@@ -16,6 +16,7 @@ from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.environment import worker_environment
 from oncue.endpoint.pool.limits import WorkerLimits, limit_variables
 from oncue.endpoint.pool.pinning import Pinning, cores_here, gpu_devices, worker_variables
+from oncue.endpoint.pool.task_folders import TASKS, TASKS_VARIABLE
 from oncue.functions.siblings import ROOT_VARIABLE, remove_old
 
 
@@ -74,7 +75,7 @@ def launch_in(folder: Path, workers: int, options: LaunchOptions) -> WorkerLaunc
     variables = worker_environment(os.environ if given is None else given, options.get("pass_env", ()))
     variables |= options.get("environment", {})
     variables |= limit_variables(options.get("limits", WorkerLimits()), workers, variables)
-    variables |= {"ONCUE_BLOBS": str(blobs), ROOT_VARIABLE: str(files)}
+    variables |= {"ONCUE_BLOBS": str(blobs), ROOT_VARIABLE: str(files), TASKS_VARIABLE: str(folder / TASKS)}
     if (server_blobs := options.get("server_blobs")) is not None:
         variables["ONCUE_SERVER_BLOBS"] = str(server_blobs)
     python, container = options.get("python", sys.executable), options.get("container") or HostRuntime()

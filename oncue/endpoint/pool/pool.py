@@ -37,6 +37,7 @@ from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.pool.output_file import read_output
 from oncue.endpoint.pool.protocol import EXIT_WORN, ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
+from oncue.endpoint.pool.task_folders import TASKS, with_kept_sandbox
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.protocol.records import TaskRecord
@@ -70,6 +71,7 @@ class Pool:
         self.next_wake_us: int | None = None  # when `tick` is due; None: not before an event
         self.fds_version = 0  # changes when `fds` does
         self._starts = WorkerStarts(launch_in(folder, workers, options), workers)
+        self._tasks_folder = folder / TASKS
         self._orphans = orphans  # None: those of dead workers are init's
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._deadly = DeadlyTasks()
@@ -401,6 +403,7 @@ class Pool:
         status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
         if w.ending == "memory":
             status, failure = memory_exceeded(chunk.used_bytes, chunk.properties.memory_bytes)
+        failure = with_kept_sandbox(failure, self._tasks_folder, w.process.pid, task.id, chunk.attempt)
         self._collector.end(chunk, [(task, status, failure, started, read_output(w.capture))])
         return index + 1
 
@@ -440,9 +443,6 @@ class Pool:
     def _turn_until(self, deadline_us: int, over: Callable[[], bool]) -> None:
         while not over() and (now := now_us()) < deadline_us:
             wake = min(self.next_wake_us or deadline_us, deadline_us, now + 50_000)
-            readable, _, _ = (
-                select.select(self.fds(), [], [], max(wake - now, 0) / 1e6) if self._workers else ([], [], [])
-            )
-            for fd in readable:
+            for fd in select.select(self.fds(), [], [], max(wake - now, 0) / 1e6)[0]:
                 self.on_readable(fd)
             self.tick(now_us())

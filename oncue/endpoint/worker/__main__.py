@@ -22,6 +22,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import CoroutineType
 from typing import Any, NoReturn
 
@@ -52,6 +53,7 @@ from oncue.endpoint.pool.shared_progress import (
     SharedProgress,
     position,
 )
+from oncue.endpoint.pool.task_folders import TASKS_VARIABLE, sweep
 from oncue.endpoint.worker.affinity import pin_to_cores
 from oncue.endpoint.worker.baseline import Baseline
 from oncue.endpoint.worker.capture import Capture
@@ -59,6 +61,7 @@ from oncue.endpoint.worker.children import Children
 from oncue.endpoint.worker.cleanup import Cleanup, Saved
 from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
+from oncue.endpoint.worker.folder_calls import FolderCalls, needs_folder
 from oncue.endpoint.worker.forks import Forks, default_signals
 from oncue.endpoint.worker.recycling import Recycling
 from oncue.endpoint.worker.values import arguments, packed, unpackable
@@ -70,6 +73,7 @@ from oncue.pickles import PYTHON
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
 from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
+from oncue.protocol.run_options import RunOptions, merged
 
 FORK_US = 150  # C code cannot fork in less
 SLOW_US = 1_000  # after a task that took so long, it is cleaned thoroughly
@@ -119,11 +123,14 @@ class Worker:
         self.detached = False  # the running function's children may outlive it
         self.function = ""  # of the last chunk
         self.baseline = Baseline()
+        self.folders = FolderCalls(self.children)
+        self.options: RunOptions | None = None  # of the chunk, if its tasks have folders
 
     # ------------------------------------------------------------ the pipe
 
     def serve(self) -> None:
         self._send(pack(WorkerReady(os.getpid(), PYTHON)))
+        sweep(Path(os.environ[TASKS_VARIABLE]))
         while not self.ending:
             magic, size, crc = HEAD.unpack(self._read(HEAD.size))
             body = self._read(size) if magic == MAGIC else b""
@@ -200,7 +207,12 @@ class Worker:
         numbers[STARTED] = now
         numbers[INDEX] = -2
         loaded, why = self._function(chunk.function)
-        self.detached, fresh = (loaded.body.detached, loaded.body.fresh) if loaded is not None else (False, False)
+        self.detached, fresh, self.options = False, False, None
+        if loaded is not None:
+            self.detached, fresh = loaded.body.detached, loaded.body.fresh
+            if chunk.options is not None or loaded.body.run is not None or loaded.body.shell is not None:
+                options = merged(chunk.options, loaded.body.run)
+                self.options = options if needs_folder(loaded.body, options) else None
         now = self.now_us()
         for i, task in enumerate(chunk.tasks[: 1 if fresh else self.recycling.tasks_left]):
             if here + i >= numbers[STOP]:
@@ -243,8 +255,10 @@ class Worker:
         numbers, capture, cleanup = self.progress.numbers, self.capture, self.cleanup
         numbers[STARTED] = started
         numbers[INDEX] = i
-        if loaded is not None:
+        if loaded is not None and self.options is None:
             status, value = self._call(loaded, task)
+        elif loaded is not None:
+            status, value = self._call_in_folder(loaded, task, attempt)
         else:
             status, value = ERROR, encode(why)
         if not self.forks.original:  # forked by the function, and returned from it
@@ -298,6 +312,13 @@ class Worker:
             return ERROR, encode(unpackable(result, e))
         except BaseException as e:
             return ERROR, encode(failure(e, "the result could not be stored"))
+
+    def _call_in_folder(self, loaded: Loaded, task: TaskRecord, attempt: int) -> tuple[int, bytes]:
+        assert self.options is not None
+        try:
+            return self.folders.call(loaded.body, self.options, task, attempt, lambda: self._call(loaded, task))
+        except Terminated:
+            self.terminate()
 
     # ------------------------------------------------------------ functions
 

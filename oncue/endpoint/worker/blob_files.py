@@ -54,14 +54,23 @@ class BlobFiles:
                 upload.write(upload.offset, piece)
             return self._finish(upload)
 
+    def put_file(self, path: str) -> tuple[str, int]:
+        """Store a file; return (hash, size in bytes). Raises OncueError, OSError."""
+        sha256, size = self._blobs().put_file(path)
+        self._link(sha256)
+        return sha256, size
+
     def _finish(self, upload: Upload) -> bytes:
         sha256 = upload.finish()
+        self._link(sha256)
+        return pack_ref(Ref(sha256, upload.offset))
+
+    def _link(self, sha256: str) -> None:
         if server := os.environ.get("ONCUE_SERVER_BLOBS"):
             from oncue.blobs import Blobs
 
             with contextlib.suppress(OncueError, OSError):  # it is sent then
                 Blobs(server).link(sha256, self._blobs())
-        return pack_ref(Ref(sha256, upload.offset))
 
     def pickled(self, value: Any) -> bytes:
         """Pack a value as a pickle: inline, or if it is large, in a blob.

@@ -11,6 +11,9 @@ from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, 
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
 
+Resources = Annotated[dict[Name, int | float | str], msgspec.Meta(max_length=20)]
+Outputs = Annotated[list[Text], msgspec.Meta(max_length=100)]
+
 
 class RetryPolicy(Request, frozen=True):
     """Retry policy of a task. Durations in milliseconds."""
@@ -30,7 +33,7 @@ class RetryPolicy(Request, frozen=True):
         return msgspec.convert(fields, StoredRetryPolicy)
 
 
-class TaskRequest(Request, frozen=True):
+class TaskRequest(Request, frozen=True, omit_defaults=True):
     """POST /v1/tasks with JSON: one call. `args` and `kwargs` are JSON values."""
 
     function: str  # name, name@version, or content hash
@@ -42,9 +45,12 @@ class TaskRequest(Request, frozen=True):
     expires_ms: int | None = None  # latest start, from now; null: no limit
     key: Text = ""  # idempotency key; also accepted as the Idempotency-Key header
     wait_ms: int = 0  # wait so long for the outcome before responding
+    resources: Resources = {}  # cores, memory, gpus, nodes, ranks, walltime
+    sandbox: bool | str = False  # true: a folder of the task's own; "keep": it stays if the task fails
+    outputs: Outputs = []  # globs of files in it that come back
 
 
-class BatchRequest(Request, frozen=True):
+class BatchRequest(Request, frozen=True, omit_defaults=True):
     """POST /v1/tasks/batch: many calls of one function on one endpoint.
 
     The body is JSON or msgpack. It has either `payloads` (encoded by payload.py; base64 in JSON) or
@@ -62,6 +68,9 @@ class BatchRequest(Request, frozen=True):
     timeout_ms: int | None = None
     expires_ms: int | None = None
     stream: Name = ""  # outcome stream that receives the outcomes (GET /v1/outcomes?stream=...)
+    resources: Resources = {}  # as of POST /v1/tasks
+    sandbox: bool | str = False
+    outputs: Outputs = []
 
 
 class Accepted(Response, frozen=True):
@@ -73,6 +82,15 @@ class Accepted(Response, frozen=True):
     first: str  # hex
     count: int
     position: str = ""  # for the Oncue-Position header
+
+
+class TaskFileInfo(Response, frozen=True):
+    """A file that a task has left: GET /v1/blobs/{sha256}."""
+
+    name: str  # relative to the task's folder
+    sha256: str
+    size_bytes: int
+    stream: str = ""  # stdout or stderr; "": an output
 
 
 class TaskInfo(Response, frozen=True):
@@ -111,6 +129,8 @@ class TaskInfo(Response, frozen=True):
     position: str = ""  # in the response to POST: for the Oncue-Position header
     short: str = ""  # in lists: the digits of the id that suffice, "first" or "first..last"
     version: int = 0  # of the function, in the response to a retry
+    resources: dict[str, int | float | str] = {}  # of the call
+    files: list[TaskFileInfo] = []  # of the attempt that closed it
 
     accepted = Moment("accepted_us")
     started = Moment("started_us")  # of the last attempt
@@ -143,6 +163,8 @@ class FailureInfo(Response, frozen=True):
     message: str
     traceback: str = ""
     remedy: str = ""
+    exit_code: int = -1  # of the program; -1: none
+    folder: str = ""  # on the endpoint: the task's sandbox, which was kept
 
     @property
     def line(self) -> str:

@@ -1,0 +1,1 @@
+"""Shell functions: a script with `${...}` as a function."""
