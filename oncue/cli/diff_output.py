@@ -54,7 +54,8 @@ def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) ->
     sets = read([path])
     packed = pack_functions(sets)
     changes = []
-    for name in sets[0].functions:
+    packed |= sets[0].scripts
+    for name in (*sets[0].functions, *sets[0].scripts):
         new = _registered(client, packed[name].id if name in packed else name)
         content = packed[name].id if name in packed else new.id if new else ""
         before = deployed.get(name, "")

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Run the demo: frames arrive, functions run."),
     "status": ("status", "status", "Show what runs, waits and failed, why, and what to do."),
     "invoke": ("invoke", "invoke", "Run a function now."),
+    "shell": ("shell", "shell", "Run a shell script on an endpoint now."),
     "deploy": ("deploy", "deploy", "Deploy rule files."),
     "tasks": ("tasks", "tasks", "List, inspect, cancel and retry tasks."),
     "logs": ("tasks", "logs", "Print the output of a task."),

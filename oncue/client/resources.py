@@ -16,11 +16,13 @@ from typing import Any
 import msgspec
 
 from oncue import ids
+from oncue.client.files import OutputFile
 from oncue.client.http import MSGPACK, in_path, register_function
 from oncue.client.resource import PAGE, Resource, flags, query_text
 from oncue.errors import Invalid, MethodNotAllowed
 from oncue.protocol import api as r
 from oncue.protocol.cloudevents import check_data
+from oncue.protocol.run_options import TaskFile
 
 
 def _event_json(event: Mapping[str, Any]) -> bytes:
@@ -183,6 +185,11 @@ class Tasks(Resource):
 
     def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
         return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{in_path(task_id)}/timeline")
+
+    def files(self, task: r.TaskInfo) -> builtins.list[OutputFile]:
+        """Return the files that a task has left."""
+        made = [TaskFile(f.name, f.sha256, f.size_bytes, f.stream) for f in task.files]
+        return [OutputFile(file, self._stream) for file in made]
 
     def logs(self, task_id: str, *, follow: bool = False) -> Iterator[str]:
         """Yield its printed output in pieces."""

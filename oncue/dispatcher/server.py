@@ -213,7 +213,7 @@ class Server:
         deployed.on_reload(stateful.wake)
         deployed.on_reload(triggers.update)
         self._housekeeper = Housekeeper(context, bridge, ownership, self.folder.path, triggers.infos)
-        tasks = TaskService(context, bridge, ownership, peers)
+        tasks, functions = TaskService(context, bridge, ownership, peers), FunctionService(context)
         self._cancellation = CancellationService(context, tasks, bridge, ownership, peers)
         lists = TaskListService(context, tasks, self._cancellation)
         endpoints = EndpointService(context, bridge, self._effects, ownership, peers, self.server_key)
@@ -226,9 +226,9 @@ class Server:
             RetryService(context, tasks, lists, deployed),
             BlobService(context),
             ViewSnapshotService(context),
-            FunctionService(context),
+            functions,
             endpoints,
-            DeploymentService(context, deployed, triggers, stateful),
+            DeploymentService(context, deployed, triggers, stateful, functions),
             RuleService(context, deployed, triggers, stateful),
             triggers,
             events,

@@ -26,8 +26,8 @@ from oncue.pickles.unpicklable import explained
 from oncue.protocol.buffers import Buffer, OutOfBand
 from oncue.protocol.codec import DECODE_ERRORS, INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.records import INLINE_BYTES, Stored
-from oncue.protocol.text_keys import has_text_keys
 from oncue.protocol.run_options import TaskFile, TaskFiles
+from oncue.protocol.text_keys import has_text_keys
 
 MSGPACK, PICKLE, REF, FILES = b"m", b"p", b"r", b"f"
 _encode = msgspec.msgpack.Encoder().encode

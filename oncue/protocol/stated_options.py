@@ -1,4 +1,4 @@
-"""Reader of run options as users state them: `cores=4`, `memory="8GB"`, `walltime="2h"`."""
+"""Reader of run options as users state them: cores=4, memory="8GB"."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def checked_outputs(patterns: Any) -> tuple[str, ...]:
     if len(given) > MOST_PATTERNS:
         raise Invalid(f"outputs: {len(given)} globs; at most {MOST_PATTERNS}", remedy="use globs such as results/**")
     for pattern in given:
-        glob_regex(pattern)
+        try:
+            glob_regex(pattern)
+        except Invalid as e:
+            raise Invalid(f"outputs: {e.message}", remedy=e.remedy) from None
         if pattern.startswith("/") or ".." in pattern.split("/") or "\0" in pattern or len(pattern) > PATTERN_CHARS:
             raise Invalid(
                 f"outputs: {pattern[:60]!r} is not a glob below the task's folder", remedy="write it without / and .."

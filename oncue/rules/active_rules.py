@@ -62,11 +62,13 @@ class Action:
             deployment.functions.get(run.function, ""),
             "",
             deployment.owner,
-            run.function.rpartition(":")[2],  # "tomo.py:reconstruct" is registered as "reconstruct"
+            # "tomo.py:reconstruct" is registered as "reconstruct".
+            run.function.rpartition(":")[2] if run.shell is None else run.function,
             rule.name,
             deployment.version,
             rule.retry,
             run.timeout_ms,
+            run=run.options,
         )
         self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""
 

@@ -14,6 +14,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
+from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end
 from oncue.client.task import Task
@@ -65,6 +66,7 @@ def _beside(file: str) -> Iterator[None]:
     help="Name or id of the endpoint that runs it.",
 )
 @click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="Keyword argument. Can be repeated.")
+@run_option_flags
 @click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop the function after this time, such as 5m.")
 @click.option("--expires", metavar="DURATION", help="Drop the task if it has not started after this time.")
@@ -74,6 +76,9 @@ def invoke(
     function: str,
     endpoint: str,
     args: tuple[str, ...],
+    sandbox: str,
+    outputs: tuple[str, ...],
+    resources: tuple[str, ...],
     wait: bool,
     timeout: str | None,
     expires: str | None,
@@ -93,7 +98,13 @@ def invoke(
     with connected() as client:
         file, name = _packed(function)
         bound = client.with_options(
-            endpoint=endpoint, timeout=seconds(timeout), expires=seconds(expires), retry=retries or None
+            endpoint=endpoint,
+            timeout=seconds(timeout),
+            expires=seconds(expires),
+            retry=retries or None,
+            resources=given_resources(resources),
+            sandbox=sandbox_of(sandbox),
+            outputs=outputs,
         )
         # Not as keyword arguments: a parameter may have the name of an option.
         task: Task[Any] = client.call(name, (), given, bound.options)

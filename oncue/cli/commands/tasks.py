@@ -27,8 +27,12 @@ from oncue.cli.tasks.filters import (
 from oncue.cli.tasks.ids import newest_id, whole_id, whole_ids
 from oncue.cli.tasks.live import ended, follow_json
 from oncue.cli.value_output import TEXT_CHARS, value_output
-from oncue.errors import Invalid
-from oncue.protocol.api import FAILED_STATES, TaskInfo
+from oncue.client.files import save_all
+from oncue.errors import Conflict, Invalid
+from oncue.protocol.api import FAILED_STATES, TaskFileInfo, TaskInfo
+from oncue.quantities import size_text
+
+FILES_SHOWN = 10
 
 
 @click.group(cls=Group)
@@ -125,11 +129,57 @@ def show(task: str | None, json_: bool) -> None:
             ("value", text or (plain(value.json) if info.has_value else "")),
             ("error", f"{error.line}\n{error.traceback}" if error else ""),
             ("remedy", error.remedy if error else ""),
+            ("sandbox", error.folder if error else ""),
+            ("needs", ", ".join(f"{name} {needed}" for name, needed in info.resources.items())),
+            ("files", _files(info.files)),
             ("output", info.output),
         ]
     )
     for entry in timeline:
         say(f"  {when(entry.at_us)}  {entry.what}  {entry.detail}")
+
+
+def _files(files: list[TaskFileInfo]) -> str:
+    shown = [f"{f.name} ({size_text(f.size_bytes)})" for f in files[:FILES_SHOWN]]
+    more = len(files) - FILES_SHOWN
+    return ", ".join([*shown, *([f"and {more:,} more"] if more > 0 else [])])
+
+
+@tasks.command()
+@click.argument("task", required=False, shell_complete=completers.task_ids)
+@click.option("--to", "folder", type=click.Path(file_okay=False), help="Save the files in this folder.")
+@click.option("--stdout", "stream", flag_value="stdout", help="Print the whole stdout of a shell function.")
+@click.option("--stderr", "stream", flag_value="stderr", help="Print the whole stderr of a shell function.")
+@json_option
+def outputs(task: str | None, folder: str | None, stream: str | None, json_: bool) -> None:
+    """List the files that a task has left, or save them.
+
+    They are what its `outputs` name, and the whole stdout and stderr of a shell function. Without
+    TASK, of the newest.
+
+    \b
+    Example:
+      oncue tasks outputs 0192f0c1e5a0 --to results/
+      oncue tasks outputs 0192f0c1e5a0 --stderr
+    """
+    with connected() as client:
+        task = newest_id(client) if task is None else whole_id(client, task)
+        info = client.tasks.get(task)
+        if not info.ended_us:
+            raise Conflict(f"the task is {info.state}: its files come with its end", remedy="oncue tasks logs -f")
+        if stream:
+            for f in client.tasks.files(info):
+                if f.stream == stream:
+                    click.echo(f.read(), nl=False)
+            return
+        saved = save_all(client.tasks.files(info), folder) if folder is not None else []
+    if json_:
+        as_json([*map(str, saved)] if folder is not None else info.files)
+    elif folder is not None:
+        say("\n".join(map(str, saved)) or "the task has left no files", err=not saved)
+    else:
+        rows = [(f.name, f.stream or "output", size_text(f.size_bytes), f.sha256[:12]) for f in info.files]
+        table(("NAME", "KIND", "SIZE", "SHA-256"), rows, "no files")
 
 
 @tasks.command()

@@ -28,7 +28,10 @@ class OutputFile:
         return f"<output file {self.name!r}, {self.size_bytes:,} bytes>"
 
     def read(self) -> bytes:
-        """Return the content. Raises BlobMissing, Unreachable; Invalid if it is over 1 GiB."""
+        """Return the content.
+
+        Raises BlobMissing, Unreachable; Invalid if it is over 1 GiB.
+        """
         if self.size_bytes > _MOST_READ:
             raise Invalid(f"{self.name} has {self.size_bytes:,} bytes", remedy="save it to a file: save(path)")
         return b"".join(self._checked())

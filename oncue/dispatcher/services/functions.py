@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -38,31 +39,50 @@ class FunctionService:
         context.check_accepting()
         # Of 64 MB, both take a tenth of a second and more.
         python, sha = await off_loop_if(len(request.body) > INLINE_BYTES, _checked, request)
-        known = await context.view.function(sha, owner=caller.subject)
-        if known is None or known.name != request.name or known.owner != caller.subject:
-            await self._check_count(caller)
-            inline = request.body
-            if len(request.body) > INLINE_BYTES:
-                await asyncio.to_thread(context.blob_quota.put, caller.quota_owner, sha, request.body)
-                inline = b""
-            newest = await context.view.function(request.name, owner=caller.subject)
-            record = FunctionRecord(
-                VERSION,
-                sha,
-                request.name,
-                caller.subject,
-                python,
-                len(request.body),
-                inline,
-                request.signature[:1_000],
-                request.doc[:4_000],
-                request.file[:1_000],
-                newest.version + 1 if newest else 1,
-                now_us(),
-                _parameters(request),
-            )
-            await context.record([(f"function:{caller.subject}:{request.name}:{sha}", record)])
+        if entry := await self._entry(caller, request, python, sha):
+            await context.record([entry])
         return await self.get(caller, sha)
+
+    async def _entry(
+        self, caller: Caller, request: r.FunctionRequest, python: str, sha: str
+    ) -> tuple[str, FunctionRecord] | None:
+        """Return the registry's entry of a function; None if it has that already.
+
+        A large body is stored meanwhile.
+        """
+        context = self._context
+        known = await context.view.function(sha, owner=caller.subject)
+        if known is not None and known.name == request.name and known.owner == caller.subject:
+            return None
+        await self._check_count(caller)
+        inline = request.body
+        if len(request.body) > INLINE_BYTES:
+            await asyncio.to_thread(context.blob_quota.put, caller.quota_owner, sha, request.body)
+            inline = b""
+        newest = await context.view.function(request.name, owner=caller.subject)
+        record = FunctionRecord(
+            VERSION,
+            sha,
+            request.name,
+            caller.subject,
+            python,
+            len(request.body),
+            inline,
+            request.signature[:1_000],
+            request.doc[:4_000],
+            request.file[:1_000],
+            newest.version + 1 if newest else 1,
+            now_us(),
+            _parameters(request),
+        )
+        return f"function:{caller.subject}:{request.name}:{sha}", record
+
+    async def register_scripts(self, caller: Caller, scripts: Sequence[functions.Packed]) -> None:
+        """Register the scripts of a rule file. Raises as `register` does."""
+        requests = [r.FunctionRequest(name=s.name, body=s.body, signature=s.signature, doc=s.doc) for s in scripts]
+        found = [await self._entry(caller, request, *_checked(request)) for request in requests]
+        if entries := [entry for entry in found if entry is not None]:
+            await self._context.record(entries)
 
     async def _check_count(self, caller: Caller) -> None:
         """Raise Conflict if the caller has too many functions."""

@@ -33,9 +33,9 @@ def folder_of(tasks: Path, pid: int, task_id: bytes, attempt: int) -> Path:
 
 
 def keep_sandbox(folder: Path) -> str:
-    """Move the sandbox of an attempt that has failed to the kept ones. Return its path.
+    """Move the sandbox of an attempt that has failed to the kept ones.
 
-    "" if it is not to be kept, or cannot be.
+    Return its path; "" if it is not to be kept, or cannot be.
     """
     kept = folder.parents[1] / KEPT / folder.name
     if not (folder / MARK).exists():
@@ -48,7 +48,10 @@ def keep_sandbox(folder: Path) -> str:
 
 
 def with_kept_sandbox(failure: Failure, tasks: Path, pid: int, task_id: bytes, attempt: int) -> Failure:
-    """Keep the sandbox of a task whose worker has died; return the failure with its path."""
+    """Keep the sandbox of a task whose worker has died.
+
+    Return the failure with its path.
+    """
     kept = keep_sandbox(folder_of(tasks, pid, task_id, attempt))
     return failure_with_folder(failure, kept) if kept else failure
 
@@ -58,7 +61,7 @@ def failure_with_folder(failure: Failure, folder: str) -> Failure:
 
 
 def sweep(tasks: Path) -> None:
-    """Remove what workers of this host have left that have ended, and old kept sandboxes.
+    """Remove what dead workers of this host have left, and old kept sandboxes.
 
     Takes SWEEP_S at most.
     """

@@ -63,7 +63,10 @@ def used_names(packed: Packed, names: Collection[str]) -> set[str]:
 
 
 def pack_shell(spec: ShellSpec, options: RunOptions | None = None, name: str = "") -> Packed:
-    """Pack a script. The same script has the same id, whoever packs it. Raises Invalid."""
+    """Pack a script. Raises Invalid.
+
+    The same script has the same id, whoever packs it.
+    """
     label = name or f"{first_word(spec.script)}-{_digest(spec, options)}"
     if len(label) > NAME_CHARS:
         raise Invalid(f"the name has {len(label):,} characters; at most {NAME_CHARS}", remedy="use a shorter one")

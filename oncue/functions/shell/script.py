@@ -32,7 +32,10 @@ _SUBSCRIPT = re.compile(r"[A-Za-z_]\w*\[[^\]]*\Z")
 
 
 class ScriptError(ValueError):
-    """A reference where no value can stand safely. `remedy` says what to write instead."""
+    """A reference where no value can stand safely.
+
+    `remedy` says what to write instead.
+    """
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -239,7 +242,10 @@ class _Scanner:
         self._levels.append((level, _Command()))
 
     def _literal(self, pattern: str, what: str) -> None:
-        """Take a part in which the shell expands no variables, or whose quotes are special."""
+        """Take a part in which no reference can stand.
+
+        The shell expands no variables in it, or its quotes are special.
+        """
         found = re.compile(pattern).match(self._text, self._at)
         assert found is not None
         for reference in self._reference.finditer(found[0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from oncue.errors import Invalid
 from oncue.functions.shell.script import ScriptError, in_text, with_variables
 
 VALUE_BYTES = 100_000  # of one value: Linux takes 128 KiB of one variable
+INTERPRETERS = ("sh", "bash", "dash", "ash", "ksh", "zsh")
 ENVIRONMENT = 1_000  # variables of `env`
 
 
@@ -45,6 +47,12 @@ def check_spec(spec: ShellSpec, names: Collection[str]) -> set[str]:
     for name, value in spec.env.items():
         if not name or "=" in name or "\0" in name + value:
             raise Invalid(f"{name!r} is not a variable of an environment", remedy="names are like OMP_NUM_THREADS")
+    words = _words(spec.interpreter)
+    if words and os.path.basename(words[0]) not in INTERPRETERS:
+        raise Invalid(
+            f"the interpreter {spec.interpreter!r} is no shell that oncue knows",
+            remedy=f"one of {', '.join(INTERPRETERS)}; run another program from the script",
+        )
     try:
         used = set(with_variables(spec.script, names)[1])
     except ScriptError as e:
@@ -57,6 +65,13 @@ def check_spec(spec: ShellSpec, names: Collection[str]) -> set[str]:
     for text in (spec.cwd, *spec.env.values()):
         in_text(text, use, names)
     return used
+
+
+def _words(interpreter: str) -> list[str]:
+    try:
+        return shlex.split(interpreter)
+    except ValueError as e:
+        raise Invalid(f"interpreter: {e}: {interpreter!r}", remedy="for example /bin/bash -l") from None
 
 
 def command_of(spec: ShellSpec, values: Mapping[str, Any]) -> Command:

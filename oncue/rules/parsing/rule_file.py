@@ -15,7 +15,11 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid, RuleFileError
-from oncue.protocol.records import MAX_RETRIES, StoredRetryPolicy
+from oncue.functions.body import Packed
+from oncue.functions.shell.pack import pack_shell
+from oncue.functions.shell.spec import ShellSpec
+from oncue.protocol.records import StoredRetryPolicy
+from oncue.protocol.run_options import RunOptions
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
@@ -30,12 +34,13 @@ from oncue.rules.parsing.function_keys import (
     FunctionProperties,
     function_properties,
 )
-from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, name_of, required, time_limit, typed
+from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
+from oncue.rules.parsing.retry_section import parse_retry
+from oncue.rules.parsing.shell_run import OPTION_KEYS, SHELL_KEYS, parse_options, parse_shell
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
-from oncue.task_lifecycle import RETRY_WORDS, is_retry_word
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 RULE_KEYS = (
@@ -51,8 +56,7 @@ RULE_KEYS = (
     "enabled",
     "tests",
 )
-RUN_KEYS = ("function", "endpoint", "args", "timeout", *FUNCTION_KEYS)
-RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
+RUN_KEYS = ("function", "shell", "endpoint", "args", "timeout", *SHELL_KEYS, *OPTION_KEYS, *FUNCTION_KEYS)
 MAX_RUNS = 100
 
 
@@ -82,6 +86,8 @@ class RuleRun(msgspec.Struct, frozen=True):
     timeout_ms: int
     given: SourcePositions
     properties: FunctionProperties = NO_PROPERTIES
+    shell: ShellSpec | None = None  # of a script; `function` is a name that oncue gives it
+    options: RunOptions | None = None
 
 
 class RuleTest(msgspec.Struct, frozen=True):
@@ -119,8 +125,18 @@ class RuleSet(msgspec.Struct, frozen=True):
 
     @property
     def functions(self) -> list[str]:
-        """Return the functions of all rules as written, each once."""
-        return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs))
+        """Return the functions of all rules as written, each once, without scripts."""
+        return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs if run.shell is None))
+
+    @property
+    def scripts(self) -> dict[str, Packed]:
+        """Return the scripts of all rules as functions, by their names."""
+        return {
+            run.function: pack_shell(run.shell, None, run.function)
+            for rule in self.rules
+            for run in rule.runs
+            if run.shell is not None
+        }
 
     @property
     def endpoints(self) -> list[str]:
@@ -272,8 +288,9 @@ def _rule(
     when = _when(get("when"), problems)
     timeout_ms = time_limit(get("timeout"), "timeout", problems)
     operators = parse_operators(node, problems)
-    runs = _runs(run, timeout_ms, problems, operators.needs.refer if operators else refer_to_event) if run else ()
-    retry = _retry(get("retry"), problems)
+    refer = operators.needs.refer if operators else refer_to_event
+    runs = _runs(run, name, timeout_ms, problems, refer) if run else ()
+    retry = parse_retry(get("retry"), problems)
     expires_ms = time_limit(get("expires"), "expires", problems)
     enabled = typed(get("enabled"), bool, "enabled", True, problems)
     description = typed(get("description"), str, "description", "", problems)
@@ -308,32 +325,48 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
         return None
 
 
-def _runs(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> tuple[RuleRun, ...]:
+def _runs(node: Node, rule: str, timeout_ms: int, problems: Problems, refer: Refer) -> tuple[RuleRun, ...]:
     nodes = node.value if isinstance(node.value, list) else [node]
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
         return ()
-    return tuple(run for n in nodes if (run := _run(n, timeout_ms, problems, refer)))
+    names = [f"{rule}.sh" if i == 0 else f"{rule}-{i + 1}.sh" for i in range(len(nodes))]  # of scripts
+    return tuple(
+        run for n, name in zip(nodes, names, strict=True) if (run := _run(n, name, timeout_ms, problems, refer))
+    )
 
 
-def _run(node: Node, timeout_ms: int, problems: Problems, refer: Refer) -> RuleRun | None:
+def _run(node: Node, name: str, timeout_ms: int, problems: Problems, refer: Refer) -> RuleRun | None:
     if not is_mapping(node, "`run`", problems):
         return None
+    before = len(problems.found)
     check_keys(node, RUN_KEYS, "`run`", problems)
+    if len(problems.found) > before and not {"function", "shell"} & node.value.keys():
+        return None  # misspelt
+    if "timeout" in node.value:
+        timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
+    endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
+    if script := node.value.get("shell"):
+        shell = parse_shell(node, name, problems, refer)
+        if shell is None:
+            return None
+        given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
+        return RuleRun(name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options)
+    for key in SHELL_KEYS:
+        if key in node.value:
+            problems.add(node.at_key(key), f"`{key}` is for `shell`", "a function sets it itself")
     found = required(node, "function", "`run`", problems)
     function = typed(found, str, "function", "", problems)
     if found is not None and isinstance(found.value, str) and not function.strip():
         problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
-    endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
     place = found or node
     args = node.value.get("args") or Node({}, place.line, place.column)
     if not isinstance(args.value, (dict, list)):
         problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
     template = compile_args(args, problems, refer=refer)
-    if "timeout" in node.value:
-        timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
     given = _given(args, place, node.value.get("endpoint", node))
-    return RuleRun(function, endpoint, template, timeout_ms, given, function_properties(node, function, problems))
+    properties, options = function_properties(node, function, problems), parse_options(node, problems)
+    return RuleRun(function, endpoint, template, timeout_ms, given, properties, options=options)
 
 
 def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
@@ -345,37 +378,6 @@ def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
         (function.line, function.column),
         (endpoint.line, endpoint.column),
     )
-
-
-def _retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
-    if node is None or not is_mapping(node, "`retry`", problems):
-        return None
-    check_keys(node, RETRY_KEYS, "`retry`", problems)
-    default, get = StoredRetryPolicy(), node.value.get
-    most = typed(get("max"), int, "max", 3, problems)
-    if not 0 <= most <= MAX_RETRIES:
-        problems.add(node.value["max"], f"`max` is {most}; it takes 0 to {MAX_RETRIES}")
-    backoff = typed(get("backoff"), str, "backoff", default.backoff, problems)
-    if backoff not in ("exponential", "constant"):
-        problems.add(
-            node.value["backoff"], f"there is no backoff {backoff!r}", nearest(backoff, ("exponential", "constant"))
-        )
-    on = get("on")
-    words = [on] if on is not None and isinstance(on.value, str) else on.value if on is not None else []
-    if on is not None and not isinstance(on.value, (list, str)):
-        problems.add(on, f"retry's `on` is a list of {', '.join(RETRY_WORDS)}, exit:75 and the like, not {on.kind()}")
-        words = []
-    for word in words:
-        if not isinstance(word.value, str):
-            problems.add(word, f"an end to retry is a text such as lost or exit:75, not {word.kind()}")
-        elif not is_retry_word(word.value):
-            is_exit = word.value.startswith("exit")
-            remedy = "exit codes are exit:1 to exit:255" if is_exit else nearest(word.value, RETRY_WORDS)
-            problems.add(word, f"there is no end {word.value!r} to retry", remedy)
-    base = duration(get("base"), "base", problems, default.base_ms)
-    cap = duration(get("cap"), "cap", problems, default.cap_ms)
-    ends = tuple(str(w.value) for w in words) if on is not None else default.on
-    return StoredRetryPolicy(most, backoff, base, cap, ends)
 
 
 def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:

@@ -14,6 +14,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.errors import Conflict, Forbidden, Invalid, NotFound, OncueError
+from oncue.functions.body import Packed
 from oncue.protocol import api as r
 from oncue.protocol.records import NAME_CHARS, Deployment, FunctionRecord, origin
 from oncue.rules.parsing.argument_check import Known, check_arguments
@@ -35,6 +36,7 @@ class BoundFile:
     file: r.RuleFile
     rules: RuleSet
     functions: dict[str, str]
+    scripts: tuple[Packed, ...] = ()  # functions that the file itself defines
 
 
 def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: DeployedRules) -> None:
@@ -128,7 +130,9 @@ async def bind_file(
             wrong["endpoint", endpoint] = e
     parameters = {name: f.parameters for name, f in bound.items()}
     await asyncio.to_thread(_check_runs, rules, wrong, parameters)
-    return BoundFile(file, rules, {name: f.id for name, f in bound.items()})
+    scripts = await asyncio.to_thread(lambda: rules.scripts)
+    functions = {name: f.id for name, f in bound.items()} | {name: p.id for name, p in scripts.items()}
+    return BoundFile(file, rules, functions, tuple(scripts.values()))
 
 
 async def warnings_of(

@@ -27,6 +27,7 @@ from oncue.dispatcher.services.deployment.checks import (
 )
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.deployment.plan import Plan, plan_file, plan_removal, plan_rollback
+from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.trigger_rights import check_triggers
 from oncue.dispatcher.services.triggers import TriggerService
@@ -46,8 +47,9 @@ class DeploymentService:
         deployed: DeployedRules,
         triggers: TriggerService,
         stateful: StatefulRuleService,
+        functions: FunctionService,
     ) -> None:
-        self._context, self._deployed = context, deployed
+        self._context, self._deployed, self._functions = context, deployed, functions
         self._triggers, self._stateful = triggers, stateful
         self._changing = asyncio.Lock()  # from the comparison of a deploy until it is in force
 
@@ -81,20 +83,24 @@ class DeploymentService:
                 for plan, found in zip(plans, warnings, strict=True)
             ]
             if not request.dry_run:
-                await self._put_in_force(plans, bound, request.replace)
+                await self._put_in_force(caller, plans, bound, request.replace)
         if not request.dry_run:
             return await self._wait(answers, bearer)
         notes = [await self._triggers.previews(f.rules, f.file.path) for f in bound]
         return [msgspec.structs.replace(a, notes=n) for a, n in zip(answers, notes, strict=True)]
 
-    async def _put_in_force(self, plans: Sequence[Plan], bound: Sequence[BoundFile], replace: bool) -> None:
-        """Record the plans.
+    async def _put_in_force(
+        self, caller: Caller, plans: Sequence[Plan], bound: Sequence[BoundFile], replace: bool
+    ) -> None:
+        """Register the files' scripts, and record the plans.
 
         Raises Conflict for a file from another place, unless `replace`.
         """
         if not replace:
             for plan, f in zip(plans, bound, strict=True):
                 check_origin(plan.answer.replaces, f.file)
+        for f in bound:
+            await self._functions.register_scripts(caller, f.scripts)
         await self._record(plans)
 
     async def rollback(

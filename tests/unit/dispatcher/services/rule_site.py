@@ -10,6 +10,7 @@ from typing import Any
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.events import EventService
+from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
@@ -42,7 +43,9 @@ class RuleSite:
             site.context, self.deployed, site.ownership, site.peers, self.events, self._sync, site.folder / "triggers"
         )
         self.stateful = StatefulRuleService(site.context, self.deployed, site.ownership, site.peers)
-        self.deployments = DeploymentService(site.context, self.deployed, self.triggers, self.stateful)
+        self.deployments = DeploymentService(
+            site.context, self.deployed, self.triggers, self.stateful, FunctionService(site.context)
+        )
         self.rules = RuleService(site.context, self.deployed, self.triggers, self.stateful)
         self.deployed.on_reload(self.stateful.wake)
         self.deployed.on_reload(self.triggers.update)

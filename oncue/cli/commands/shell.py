@@ -1,0 +1,113 @@
+"""`oncue shell`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from oncue.cli import completers
+from oncue.cli.client import arguments, connected, seconds
+from oncue.cli.output import as_json, json_option, safe, say
+from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
+from oncue.cli.value_output import value_output
+from oncue.cli.wait import await_end
+from oncue.client.files import ShellResult
+from oncue.client.task import Task
+from oncue.errors import Invalid, ShellFailed
+
+
+@click.command()
+@click.argument("script")
+@click.option(
+    "--endpoint",
+    default="local",
+    show_default=True,
+    shell_complete=completers.endpoints,
+    help="Name or id of the endpoint that runs it.",
+)
+@click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="Value of ${K}. Can be repeated.")
+@click.option("--env", "variables", multiple=True, metavar="NAME=TEXT", help="Environment variable. Can be repeated.")
+@click.option("--cwd", default="", help="Working directory, on the endpoint.")
+@click.option("--interpreter", default="", help="Shell that runs it (default: bash, else sh).")
+@run_option_flags
+@click.option("--follow/--no-follow", "-f", default=True, help="Print its output while it runs (the default).")
+@click.option("--wait/--no-wait", default=True, help="Wait for its end (the default), or print the task's id.")
+@click.option("--timeout", metavar="DURATION", help="Stop it after this time, such as 5m.")
+@click.option("--retries", type=click.IntRange(0), default=0, help="Retry so many times if it fails or is lost.")
+@json_option
+def shell(
+    script: str,
+    endpoint: str,
+    args: tuple[str, ...],
+    variables: tuple[str, ...],
+    cwd: str,
+    interpreter: str,
+    sandbox: str,
+    outputs: tuple[str, ...],
+    resources: tuple[str, ...],
+    follow: bool,
+    wait: bool,
+    timeout: str | None,
+    retries: int,
+    json_: bool,
+) -> None:
+    """Run a shell script on an endpoint.
+
+    ${K} in it is the value of --arg K=...: always one word, never code. Its output is printed, and
+    its exit code is that of this command.
+
+    \b
+    Example:
+      oncue shell 'wc -l ${path}' --arg path=/data/a.txt
+      oncue shell 'make -C ${dir}' --arg dir=/src --endpoint polaris --resource cores=8
+    """
+    from oncue.functions.shell.pack import shell as shell_function
+    from oncue.functions.shell.pack import used_names
+
+    values = arguments(args)
+    function = shell_function(script, env=dict(map(_variable, variables)), cwd=cwd, interpreter=interpreter)
+    if unused := sorted(set(values) - used_names(function, values)):
+        raise Invalid(f"the script does not use {unused[0]!r}", remedy=f"write ${{{unused[0]}}} in it")
+    with connected() as client:
+        bound = client.with_options(
+            endpoint=endpoint,
+            timeout=seconds(timeout),
+            retry=retries or None,
+            resources=given_resources(resources),
+            sandbox=sandbox_of(sandbox),
+            outputs=outputs,
+        )
+        task: Task[ShellResult] = client.call(function, (), values, bound.options)
+        task._wait_accepted()
+        if not wait:
+            as_json({"id": task.id}) if json_ else click.echo(task.id)
+            return
+        if follow and not json_:
+            for part in client.tasks.logs(task.id, follow=True):
+                click.echo(safe(part, lines=True), nl=False)
+        error = await_end(client, task)
+        info = task.info()
+        if json_:
+            as_json(msgspec.structs.replace(info, value=value_output(task, info).json))
+        elif not follow:
+            say(info.output.rstrip("\n"))
+        _end(error, json_)
+
+
+def _end(error: BaseException | None, json_: bool) -> None:
+    """Exit as the script did."""
+    if isinstance(error, ShellFailed):
+        if not json_:
+            say(error.message, err=True)
+        sys.exit(error.returncode)
+    if error is not None:
+        raise error
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Invalid(f"--env {text!r} is not NAME=TEXT", remedy="for example --env OMP_NUM_THREADS=4")
+    return name, value
