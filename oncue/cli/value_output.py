@@ -17,6 +17,7 @@ import msgspec
 
 from oncue.cli.output import plain
 from oncue.client.deadline import Deadline
+from oncue.client.files import ShellResult
 from oncue.client.task import Task
 from oncue.errors import Forbidden, OncueError, Unreachable, UntrustedResult
 from oncue.protocol import payload
@@ -57,6 +58,8 @@ def value_output(task: Task[Any], info: TaskInfo) -> ValueOutput:
         raise
     except OncueError as e:
         return ValueOutput(note, note, e.message)
+    if isinstance(value, ShellResult):
+        value = value.plain()
     return ValueOutput(text_of(value), json_of(value))
 
 

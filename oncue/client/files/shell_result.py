@@ -30,6 +30,10 @@ class ShellResult:
     def stderr_file(self) -> OutputFile | None:
         return next((f for f in self.files if f.stream == "stderr"), None)
 
+    def plain(self) -> dict[str, Any]:
+        """Return it without the files' content, for JSON."""
+        return {"returncode": self.returncode, "stdout": self.stdout, "stderr": self.stderr}
+
     def __repr__(self) -> str:
         more = f", outputs={[f.name for f in self.outputs]}" if self.outputs else ""
         return f"ShellResult(returncode={self.returncode}, stdout={_short(self.stdout)}, stderr={_short(self.stderr)}{more})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncue.protocol.records import MAX_RETRIES, StoredRetryPolicy
 from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, typed
-from oncue.rules.yaml_document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems, nearest
 from oncue.task_lifecycle import RETRY_WORDS, is_retry_word
 
 RETRY_KEYS = ("max", "backoff", "base", "cap", "on")

@@ -14,7 +14,7 @@ from oncue.rules.matching.fields import ATTRIBUTES
 from oncue.rules.matching.template import Refer, Template, compile_args, split
 from oncue.rules.parsing.function_keys import FUNCTION_KEYS
 from oncue.rules.parsing.node_values import is_mapping, typed
-from oncue.rules.yaml_document import Node, Problems
+from oncue.strict_yaml.document import Node, Problems
 
 SHELL_KEYS = ("env", "cwd", "interpreter")
 OPTION_KEYS = ("resources", "sandbox", "outputs")
