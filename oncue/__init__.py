@@ -23,8 +23,10 @@ __all__ = [
     "OncueError",
     "OncueExecutor",
     "Options",
+    "OutputFile",
     "Retry",
     "ShellFailed",
+    "ShellResult",
     "Task",
     "TaskCancelled",
     "TaskError",
@@ -47,6 +49,7 @@ __all__ = [
 if TYPE_CHECKING:
     from oncue.client import AsyncClient, BoundClient, Client, Options, Retry, Task, as_completed
     from oncue.client.executor import OncueExecutor, TaskFuture
+    from oncue.client.files import OutputFile, ShellResult
     from oncue.errors import (
         BlobMissing,
         CannotLoad,
@@ -78,6 +81,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "ObjectRef": "pickles",
     "OncueExecutor": "client.executor",
+    "OutputFile": "client.files",
+    "ShellResult": "client.files",
     "TaskFuture": "client.executor",
     "function": "functions.options",
     "shell": "functions.shell.pack",

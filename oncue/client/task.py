@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from oncue.client import results
@@ -18,7 +19,7 @@ from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.deadline import FOREVER, Deadline
 from oncue.client.display import notebook
 from oncue.client.display.logs import Logs
-from oncue.client.files import OutputFile, ShellResult
+from oncue.client.files import OutputFile, ShellResult, save_all
 from oncue.client.polling import poll
 from oncue.client.resources import Tasks
 from oncue.client.session import Session
@@ -133,10 +134,17 @@ class Task(Generic[R]):
     def files(self, timeout: float | None = None) -> list[OutputFile]:
         """Wait; return the files that it has left, however it has ended.
 
-        They are those of its `outputs`, and the stdout and stderr of a shell function. `save_all`
-        of oncue.client.files saves them. Raises TimeoutError.
+        They are those of its `outputs`, and the stdout and stderr of a shell function. Raises
+        TimeoutError.
         """
         return self._files(self._outcome(Deadline(timeout)))
+
+    def save_files(self, folder: str | os.PathLike[str], timeout: float | None = None) -> list[Path]:
+        """Wait; save the files that it has left below a folder. Return their paths.
+
+        Raises TimeoutError, BlobMissing, Unreachable, OSError.
+        """
+        return save_all(self.files(timeout), folder)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait; return what result() raises for it, or None. Raises TimeoutError."""

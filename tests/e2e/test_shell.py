@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import oncue
-from oncue.client.files import save_all
 from oncue.errors import Invalid, ShellFailed, TaskCancelled
 from tests.e2e.running import System, system_in
 
@@ -159,7 +158,7 @@ def test_a_call_states_a_sandbox_and_outputs_of_a_python_function(system: System
         sandboxed = client.with_options(sandbox="keep", outputs=["out"])
         good, bad = sandboxed.submit(write, "good"), sandboxed.submit(write, "bad")
         assert good.result(timeout=60) == "good"
-        assert [p.read_text() for p in save_all(good.files(), tmp_path)] == ["good"]
+        assert [p.read_text() for p in good.save_files(tmp_path)] == ["good"]
         with pytest.raises(ValueError, match="bad") as error:
             bad.result(timeout=60)
         info = bad.info()

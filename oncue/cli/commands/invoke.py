@@ -17,6 +17,7 @@ from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end
+from oncue.client import Client
 from oncue.client.task import Task
 from oncue.errors import Invalid, TaskFailed
 
@@ -115,24 +116,29 @@ def invoke(
             else:
                 click.echo(task.id)
             return
-        error = await_end(client, task)
-        info = task.info()
-        with _beside(file):
-            value = value_output(task, info)
-        if json_:
-            as_json(msgspec.structs.replace(info, value=value.json))
-        elif info.output:
-            say(info.output.rstrip("\n"), err=True)
-        if isinstance(error, SystemExit) and type(error.code) is int and error.code:
-            say(str(error.__cause__), err=True)
-            sys.exit(error.code)  # as the function's program would
-        if error is not None:
-            raise error.__cause__ if isinstance(error.__cause__, TaskFailed) else error
-        if json_:
-            return
-        if value.text:
-            say(value.text)
-        if value.why_not:
-            say(f"({value.why_not})", err=True)
-        if sys.stdout.isatty():
-            facts([("task", task.id)])
+        _show_end(client, task, file, json_)
+
+
+def _show_end(client: Client, task: Task[Any], file: str, json_: bool) -> None:
+    """Wait for the task; print its output and value, or raise its error."""
+    error = await_end(client, task)
+    info = task.info()
+    with _beside(file):
+        value = value_output(task, info)
+    if json_:
+        as_json(msgspec.structs.replace(info, value=value.json))
+    elif info.output:
+        say(info.output.rstrip("\n"), err=True)
+    if isinstance(error, SystemExit) and type(error.code) is int and error.code:
+        say(str(error.__cause__), err=True)
+        sys.exit(error.code)  # as the function's program would
+    if error is not None:
+        raise error.__cause__ if isinstance(error.__cause__, TaskFailed) else error
+    if json_:
+        return
+    if value.text:
+        say(value.text)
+    if value.why_not:
+        say(f"({value.why_not})", err=True)
+    if sys.stdout.isatty():
+        facts([("task", task.id)])
