@@ -59,7 +59,7 @@ class Housekeeper:
         bridge: BridgeSocket,
         ownership: PartitionOwnership,
         folder: Path,
-        triggers: Callable[[], list[TriggerInfo]],
+        triggers: Callable[[], Awaitable[list[TriggerInfo]]],
     ) -> None:
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._folder, self._trigger_infos = folder, triggers
@@ -147,7 +147,7 @@ class Housekeeper:
         if not self._context.notifier.watched:
             self._triggers.clear()
             return
-        found = {info.name: (info.label, info.state, info.detail) for info in self._trigger_infos()}
+        found = {info.name: (info.label, info.state, info.detail) for info in await self._trigger_infos()}
         for name, (label, state, detail) in found.items():
             if self._triggers.get(name) != (label, state, detail):
                 item = {"name": name, "label": label, "state": state, "detail": detail}

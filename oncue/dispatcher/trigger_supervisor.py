@@ -45,7 +45,10 @@ class DesiredTrigger(msgspec.Struct, frozen=True):
 
     def is_same(self, other: DesiredTrigger | None) -> bool:
         """Return True if `other` needs no restart of a trigger that runs as this."""
-        return other is not None and self == msgspec.structs.replace(other, deployed_us=self.deployed_us)
+        if other is None or self is other:
+            return other is not None
+        mine = self.name, self.kind, self.label, self.owner, self.rights, self.options
+        return mine == (other.name, other.kind, other.label, other.owner, other.rights, other.options)
 
 
 class SupervisedTrigger(msgspec.Struct):
@@ -185,10 +188,16 @@ class TriggerSupervisor:
 
     def infos(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
         """Return the states of these triggers (None: all), ordered by name."""
-        found = {name: _info(run) for name, run in self._running.items()}
-        found |= {name: _elsewhere(*there) for name, there in self._elsewhere.items()}
-        wanted = found.keys() if names is None else set(names)
-        return [info for name, info in sorted(found.items()) if name in wanted]
+        return self.describer(names)()
+
+    def describer(self, names: Iterable[str] | None = None) -> Callable[[], list[r.TriggerInfo]]:
+        """Return a function that does the work of `infos`, in any thread."""
+        known = sorted({*self._running, *self._elsewhere} if names is None else set(names))
+        found = [self._elsewhere.get(name) or self._running.get(name) for name in known]
+        return lambda: [_info(f) if isinstance(f, SupervisedTrigger) else _elsewhere(*f) for f in found if f]
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._elsewhere)
 
     def decisions(self, name: str) -> list[r.TriggerDecision]:
         """Return the latest decisions of a trigger that runs here."""

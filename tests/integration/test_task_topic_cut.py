@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -71,7 +72,7 @@ def test_old_open_tasks_are_appended_again_before_the_truncation(tmp_path: Path,
         registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])
         context: Any = SimpleNamespace(log=log, view=view, settings=Settings(), registry=registry)
         ownership: Any = SimpleNamespace(owns=lambda key: True)
-        housekeeper = Housekeeper(context, cast(BridgeSocket, None), ownership, tmp_path, list)
+        housekeeper = Housekeeper(context, cast(BridgeSocket, None), ownership, tmp_path, AsyncMock(return_value=[]))
         await housekeeper.cut_task_topics()
         begins = await log.begin_offsets(names)
         assert {t: begin for (t, _), begin in begins.items()} == before

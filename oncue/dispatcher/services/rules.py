@@ -37,7 +37,7 @@ class RuleService:
 
         With `bearer`, the counts of the other servers are added.
         """
-        infos = await asyncio.to_thread(self._infos, caller, self._triggers.not_running())
+        infos = await asyncio.to_thread(self._infos, caller, await self._triggers.not_running())
         return await self._with_state(infos, bearer)
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.RuleInfo:
@@ -46,7 +46,7 @@ class RuleService:
         if info is None or not self._deployed.visible(caller, info.label):
             names = await asyncio.to_thread(self._names, caller)
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
-        failed = {t.name: t for t in self._triggers.not_running()}
+        failed = {t.name: t for t in await self._triggers.not_running(_triggers_of(info))}
         (found,) = await self._with_state([_with_trigger(info, failed)], bearer)
         return found
 
@@ -100,10 +100,14 @@ class RuleService:
         return [r.Fired(task=i.hex(), at_us=accepted.get(i, 0), version=version) for i, version in versions.items()]
 
 
+def _triggers_of(info: r.RuleInfo) -> Sequence[str]:
+    """Return the names of the triggers that a rule names."""
+    return [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
+
+
 def _with_trigger(info: r.RuleInfo, failed: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:
     """Add the reason if a trigger of the rule does not run."""
-    names = [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
-    found = [failed[name] for name in names if name in failed]
+    found = [failed[name] for name in _triggers_of(info) if name in failed]
     if info.state != "active" or not found:
         return info
     why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import NamedTuple
 
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.effects import ChannelPhase
@@ -10,9 +11,19 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
+from oncue.dispatcher.services.shared_answer import SharedAnswer
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.protocol import api as r
+
+
+class _Parts(NamedTuple):
+    """Health of what one server may have thousands of."""
+
+    triggers: int
+    idle: list[r.TriggerInfo]  # triggers that should run and do not
+    rules: str
+    stateful: str
 
 
 class StatusService:
@@ -30,19 +41,23 @@ class StatusService:
         self._deployed = deployed
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._triggers, self._stateful = triggers, stateful
+        self._parts = SharedAnswer(self._look)
+
+    async def _look(self) -> _Parts:
+        infos = await self._triggers.infos()
+        idle = [info for info in infos if info.state in ("failed", "waiting")]
+        return _Parts(len(infos), idle, self._rules_trouble(), self._stateful.trouble())
 
     async def health(self, caller: Caller | None = None) -> r.Health:
         """Return the state of each part: "ok", or what is wrong.
 
         With a caller, only those triggers are named that the caller may see.
         """
-        context = self._context
-        infos = self._triggers.infos()
+        context, parts = self._context, await self._parts.get()
         trouble, unread = context.log.trouble(), context.view_trouble()
-        idle = [info for info in infos if info.state in ("failed", "waiting")]
         shown = {
             info.name: info.detail or info.state
-            for info in idle
+            for info in parts.idle
             if caller is None or caller.sees_all or self._deployed.visible(caller, info.label)
         }
         checks = {
@@ -50,9 +65,9 @@ class StatusService:
             "view": unread or "ok",
             "bridge": "ok",
             "blobs": self._blobs_trouble() or "ok",
-            "triggers": f"not ok: {len(idle)} of {len(infos)} do not run" if idle else "ok",
-            "rules": self._rules_trouble() or "ok",
-            "rules with memory": self._stateful.trouble() or "ok",
+            "triggers": f"not ok: {len(parts.idle)} of {parts.triggers} do not run" if parts.idle else "ok",
+            "rules": parts.rules or "ok",
+            "rules with memory": parts.stateful or "ok",
         }
         well = context.ready and not context.disk_full and not trouble and not unread
         status = "ok" if well else "degraded" if context.ready else "starting"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +21,7 @@ from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.file_chains import FileChains
+from oncue.dispatcher.off_loop import off_loop_if
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.trigger_rights import rights_of
@@ -26,16 +29,25 @@ from oncue.dispatcher.trigger_state import LogReplicatedState
 from oncue.dispatcher.trigger_supervisor import DesiredTrigger, TriggerSupervisor
 from oncue.errors import NotFound, NotReady
 from oncue.protocol import api as r
-from oncue.protocol.records import Event
+from oncue.protocol.records import Deployment, Event
 from oncue.rules.parsing.rule_file import RuleSet
-from oncue.triggers.base import HookAnswer
+from oncue.triggers.base import HookAnswer, Rights
 from oncue.triggers.catalog import trigger_class
 
 LOOK_S = 15.0  # how long a deploy waits for initial scans; clients wait 60 s for an answer
 PREVIEW_S = 5.0  # longest count of existing files in a dry run
 ASK_S = 0.1  # between two requests for the state of a trigger on another server
 FIRST_S = 2.0  # how long a request waits for a webhook that another server deployed a moment ago
+MANY_TRIGGERS = 300  # whose states are made beside the event loop
 NOT_YET = ("elsewhere", "starting", "looking")  # states before the initial scan has ended
+
+
+class _Made(NamedTuple):
+    """The triggers of a deployment in force."""
+
+    deployment: Deployment
+    rights: Rights
+    triggers: list[DesiredTrigger]
 
 
 class TriggerService:
@@ -58,6 +70,7 @@ class TriggerService:
         self._context, self._deployed, self._ownership, self._peers = context, deployed, ownership, peers
         self._events, self._sync_registry = events, sync_registry
         self._chains: dict[str, FileChains] = {}  # of each owner
+        self._made: dict[str, _Made] = {}  # by label
         self._supervisor = TriggerSupervisor(self._emit, folder, self._replicated_state)
         self._deploying: set[str] = set()  # labels of deploys that this server has not answered yet
         self._started = False
@@ -103,19 +116,19 @@ class TriggerService:
         return LogReplicatedState(self._context.log, name) if self._context.log.shared else None
 
     def _wanted(self) -> dict[str, DesiredTrigger]:
-        found: dict[str, DesiredTrigger] = {}
+        made = {}
         for label, ruleset in self._deployed.rulesets.items():
             deployment = self._deployed.deployments[label]
-            roots = self._context.settings.trigger_roots
-            rights = rights_of(deployment.owner, self._deployed.is_by_admin(deployment), roots)
-            for spec in ruleset.triggers:
-                options = spec.options
-                if deployment.path:
-                    options = trigger_class(spec.kind).resolve_paths(options, Path(deployment.path).parent)
-                found[spec.name] = DesiredTrigger(
-                    spec.name, spec.kind, options, label, deployment.at_us, deployment.owner, rights
-                )
-        return found
+            rights = rights_of(
+                deployment.owner, self._deployed.is_by_admin(deployment), self._context.settings.trigger_roots
+            )
+            before = self._made.get(label)
+            if before is not None and before.deployment is deployment and before.rights == rights:
+                made[label] = before
+            else:
+                made[label] = _Made(deployment, rights, _desired(ruleset, deployment, rights))
+        self._made = made
+        return {want.name: want for found in made.values() for want in found.triggers}
 
     # ------------------------------------------------------------ deploys
 
@@ -170,18 +183,27 @@ class TriggerService:
 
     # ------------------------------------------------------------ look up
 
-    def infos(self) -> list[r.TriggerInfo]:
+    async def infos(self) -> list[r.TriggerInfo]:
         """Return the states of all triggers, as this server knows them."""
-        return [self._with_note(info) for info in self._supervisor.infos()]
+        describe = self._supervisor.describer()
+        return await off_loop_if(
+            len(self._supervisor) > MANY_TRIGGERS, lambda: [self._with_note(info) for info in describe()]
+        )
 
     def _with_note(self, info: r.TriggerInfo) -> r.TriggerInfo:
-        """Add to a trigger's detail what is known of a loop that was stopped."""
-        note = self._chains_of(info.name).note(info.name)
+        """Add to a trigger's detail what is known of a loop that was stopped.
+
+        For any thread.
+        """
+        chains = self._chains.get(self._supervisor.owner(info.name))
+        note = chains.note(info.name) if chains is not None else ""
         return msgspec.structs.replace(info, detail="; ".join(filter(None, (info.detail, note)))) if note else info
 
-    def not_running(self) -> list[r.TriggerInfo]:
-        """Return the triggers that should run here and do not."""
-        return [t for t in self._supervisor.infos() if t.state not in ("running", "elsewhere")]
+    async def not_running(self, names: Iterable[str] | None = None) -> list[r.TriggerInfo]:
+        """Return those of these triggers (None: all) that should run here and do not."""
+        describe = self._supervisor.describer(names)
+        infos = await off_loop_if(names is None and len(self._supervisor) > MANY_TRIGGERS, describe)
+        return [t for t in infos if t.state not in ("running", "elsewhere")]
 
     async def all(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         """Return the triggers that the caller may see.
@@ -190,13 +212,13 @@ class TriggerService:
         """
         if not bearer and self._context.log.shared:  # a peer asks; it may have deployed just before
             await self._deployed.sync()
-        visible = self._visible(caller)
+        visible = [info for info in await self.infos() if self._sees(caller, info)]
         states = await self._states_elsewhere([info.name for info in visible if info.state == "elsewhere"], bearer)
         return [_known(info, states) for info in visible]
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.TriggerShown:
         """Return a trigger with its recent decisions. Raises NotFound."""
-        info = self._one(caller, name)
+        info = await self._one(caller, name)
         url = self._runs_at(info)
         if (answer := await self._peers.trigger(url, name, bearer)) is not None:
             return msgspec.structs.replace(answer, server=url)
@@ -207,7 +229,7 @@ class TriggerService:
 
         Raises NotFound, TriggerFailed, Invalid.
         """
-        info = self._one(caller, name)
+        info = await self._one(caller, name)
         url = self._runs_at(info)
         answer = await self._peers.trigger_file(url, name, path, bearer)
         return answer if answer is not None else await self._supervisor.explain(name, path)
@@ -218,7 +240,7 @@ class TriggerService:
         Raises NotFound, TriggerFailed, Invalid.
         """
         self._context.check_accepting()
-        url = self._runs_at(self._one(caller, name))
+        url = self._runs_at(await self._one(caller, name))
         answer = await self._peers.backfill(url, name, request, bearer)
         return answer if answer is not None else await self._supervisor.backfill(name, request)
 
@@ -233,20 +255,18 @@ class TriggerService:
             left -= time.monotonic() - began
         return notes
 
-    def _visible(self, caller: Caller) -> list[r.TriggerInfo]:
-        return [
-            i for i in self.infos() if i.label in self._deployed.rulesets and self._deployed.visible(caller, i.label)
-        ]
+    def _sees(self, caller: Caller, info: r.TriggerInfo) -> bool:
+        return info.label in self._deployed.rulesets and self._deployed.visible(caller, info.label)
 
     def _runs_at(self, info: r.TriggerInfo) -> str:
         """Return the URL of the server that runs the trigger; "" for here or nowhere."""
         return self._ownership.owner_url(info.name) if info.state == "elsewhere" else ""
 
-    def _one(self, caller: Caller, name: str) -> r.TriggerInfo:
-        visible = self._visible(caller)
-        found = next((info for info in visible if info.name == name), None)
+    async def _one(self, caller: Caller, name: str) -> r.TriggerInfo:
+        found = next((self._with_note(i) for i in self._supervisor.infos([name]) if self._sees(caller, i)), None)
         if found is None:
-            names = ", ".join(info.name for info in visible[:20])
+            visible = (info.name for info in await self.infos() if self._sees(caller, info))
+            names = ", ".join(islice(visible, 20))
             remedy = f"there are: {names}" if names else "oncue deploy FILE"
             raise NotFound(f"there is no trigger {name!r}", remedy=remedy)
         return found
@@ -276,6 +296,18 @@ class TriggerService:
             raise NotReady(WITHOUT_RULES, remedy="send it again later; the admin starts the server with its rules")
         if not self._supervisor.receives(trigger) and await self._sync_registry():
             await self._supervisor.initial_scan([trigger], FIRST_S)
+
+
+def _desired(ruleset: RuleSet, deployment: Deployment, rights: Rights) -> list[DesiredTrigger]:
+    found = []
+    for spec in ruleset.triggers:
+        options = spec.options
+        if deployment.path:
+            options = trigger_class(spec.kind).resolve_paths(options, Path(deployment.path).parent)
+        found.append(
+            DesiredTrigger(spec.name, spec.kind, options, deployment.label, deployment.at_us, deployment.owner, rights)
+        )
+    return found
 
 
 def _known(info: r.TriggerInfo, states: dict[str, r.TriggerInfo]) -> r.TriggerInfo:

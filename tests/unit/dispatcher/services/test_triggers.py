@@ -62,7 +62,7 @@ def test_a_removed_trigger_is_gone(tmp_path: Path) -> None:
     async def work(rules: RuleSite) -> None:
         await deploy(rules, HOOK)
         await rules.deployments.remove(ADA, "tomo")
-        assert rules.triggers.infos() == []
+        assert await rules.triggers.infos() == []
         with pytest.raises(NotFound, match="no webhook 'hook'"):
             await rules.triggers.receive("hook", {}, b"{}")
 
