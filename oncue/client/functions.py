@@ -72,7 +72,8 @@ class RegisteredFunctions:
             return self.register(fn), str(fn.name)
         if not callable(fn):
             raise Invalid(
-                f"a {type(fn).__name__} cannot be run", remedy="give a function, or the name of a registered one"
+                f"a value of type {type(fn).__name__} cannot be run",
+                remedy="give a function and its arguments, submit(f, x), or the name of a registered one",
             )
         own = self._own(modules) if modules else {}
         found = self._by_identity.get(id(fn))

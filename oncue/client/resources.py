@@ -184,7 +184,7 @@ class Tasks(Resource):
             request = msgspec.structs.replace(request, cursor=answer.next)
 
     def timeline(self, task_id: str) -> builtins.list[r.TimelineEntry]:
-        return self._get(builtins.list[r.TimelineEntry], f"/v1/tasks/{in_path(task_id)}/timeline")
+        return self._list(r.TimelineEntry, f"/v1/tasks/{in_path(task_id)}/timeline")
 
     def files(self, task: r.TaskInfo) -> builtins.list[OutputFile]:
         """Return the files that a task has left."""

@@ -16,6 +16,10 @@ _OWN_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__")
 _STANDARD = ("stdout", "stderr")
 
 
+class OpenFile(TypeError):
+    """Refusal to pickle an open file."""
+
+
 def is_open_file(value: Any) -> bool:
     """Return True for a file object whose class does not say how it is pickled."""
     if not isinstance(value, io.IOBase) or isinstance(value, _IN_MEMORY):
@@ -27,9 +31,9 @@ def is_open_file(value: Any) -> bool:
 def reduced(file: Any) -> Any:
     """Return the reduced value of a standard stream: that of the reader's process.
 
-    Raises TypeError for other files.
+    Raises OpenFile for others.
     """
     for name in _STANDARD:
         if file is getattr(sys, name):
             return getattr, (sys, name)
-    raise TypeError("an open file cannot be pickled")
+    raise OpenFile("an open file cannot be pickled")

@@ -21,6 +21,7 @@ import msgspec
 
 from oncue.errors import CannotPack, OncueError, Undecodable
 from oncue.pickles import Pickler, loads
+from oncue.pickles.open_files import OpenFile
 from oncue.pickles.pickler import Ids, References, WritableFile
 from oncue.pickles.unpicklable import explained
 from oncue.protocol.buffers import Buffer, OutOfBand
@@ -185,7 +186,7 @@ def pack_into(
         raise
     except Exception as e:
         message, remedy = explained(value, e)
-        raise CannotPack(message, remedy=remedy) from e
+        raise CannotPack(message, remedy=remedy) from (None if isinstance(e, OpenFile) else e)
 
 
 def pack_args(args: tuple[Any, ...], kwargs: dict[str, Any], references: References | None = None) -> bytes:
@@ -210,7 +211,7 @@ def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> CannotPack | None:
             pack(value, ids=Ids.CONTENT, references=References())
         except CannotPack as own:
             error = CannotPack(f"{name}: {own.message}", remedy=own.remedy)
-            error.__cause__ = own.__cause__
+            error.__cause__, error.__suppress_context__ = own.__cause__, True
             return error
     return None
 

@@ -380,6 +380,12 @@ def test_a_token_is_of_the_person_who_is_named(system: System) -> None:
     token = next(t for t in system.json("tokens", "list") if t["subject"] == "alice")
     system.oncue("tokens", "revoke", token["id"][4:10])
     assert system.http("GET", "/v1/me", token=made.stdout.strip()).status == 401
+    named = system.oncue("tokens", "create", "dora").stdout.strip()
+    system.oncue("tokens", "revoke", "dora")
+    assert system.http("GET", "/v1/me", token=named).status == 401
+    for _ in range(2):
+        system.oncue("tokens", "create", "emil")
+    assert "of emil" in system.oncue("tokens", "revoke", "emil", code=2).stderr  # which of the two?
 
 
 def remote(system: System, token: str, **more: str) -> dict[str, str]:

@@ -94,6 +94,8 @@ def test_a_single_record_is_a_table(notebook: Notebook, system: System) -> None:
     assert "<td>accepted</td><td>20" in shown
     assert "no &lt;b&gt;1" in shown
     assert "replaced_by" not in shown  # nothing to say
+    timeline = html(notebook.run(HEAD, "t = client.submit(abs, 1)\nt.wait()", "t.timeline()"))
+    assert "<th>at</th><th>what</th>" in timeline
     assert "<td>workers</td>" in html(notebook.run(HEAD, "client.endpoints.get('local')"))
     assert "<td>subject</td>" in html(notebook.run(HEAD, "client.me"))
 
@@ -110,12 +112,14 @@ def test_errors_show_no_exception_of_their_making(notebook: Notebook) -> None:
         "c.submit(abs, (n for n in range(2)))",
         "c.tasks.get('7')",
     )
-    for cell, error in zip(cells[1:], ("CannotPack", "Unreachable"), strict=True):
+    cells = (*cells, "c.submit(abs, open('a.txt', 'w'))", "c.submit(abs, x=[open('a.txt', 'w')])")
+    for cell, error in zip(cells[1:], ("CannotPack", "Unreachable", "CannotPack", "CannotPack"), strict=True):
         with pytest.raises(nbclient.exceptions.CellExecutionError) as caught:
             notebook.run(HEAD, cells[0], cell)
 
         assert caught.value.ename == error
         assert "During handling" not in str(caught.value)
+        assert "direct cause" not in str(caught.value) or cell == cells[1]  # a generator: Python's own words
 
 
 def test_progress_needs_no_widgets(notebook: Notebook) -> None:

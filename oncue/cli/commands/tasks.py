@@ -68,9 +68,11 @@ def list_(limit: int, cursor: str, json_: bool, **filters: Any) -> None:
     if json_:
         as_json(found)
     else:
-        head = ("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY")
         shorts = {t.id: t.short for t in found}
-        table(head, [_row(t, shorts) for t in found], "no tasks")
+        several = len({t.owner for t in found}) > 1  # an admin's list
+        owner = ("OWNER",) if several else ()
+        rows = [_row(t, shorts) + ((t.owner,) if several else ()) for t in found]
+        table(("ID", "STATE", "FUNCTION", "ENDPOINT", "ACCEPTED", "TOOK", "WHY", *owner), rows, "no tasks")
     tell_more(len(found), total, following, "tasks", json_)
 
 

@@ -132,11 +132,12 @@ def _expires_s(text: str | None) -> int:
 def revoke(token_id: str, endpoints: bool, json_: bool) -> None:
     """Revoke a token, and all that were made by it, at once.
 
-    The first characters of its id are enough.
+    The first characters of its id are enough, or its name.
 
     \b
     Example:
       oncue tokens revoke 3f2a
+      oncue tokens revoke alice
     """
     with connected() as client:
         token_id = _whole_id(client, token_id)
@@ -158,7 +159,7 @@ def _whole_id(client: Client, text: str) -> str:
     known = client.tokens.list()
     if any(t.id == text for t in known):
         return text
-    found = [t for t in known if t.id.startswith((text, f"tok_{text}")) and not t.revoked]
+    found = [t for t in known if not t.revoked and (t.id.startswith((text, f"tok_{text}")) or t.name == text)]
     if len(found) > 1:
-        raise ambiguous(text, "tokens", [f"{t.id}  {t.name}, of {t.subject}" for t in found], "give more of the id")
+        raise ambiguous(text, "tokens", [f"{t.id}  {t.name}, of {t.subject}" for t in found], "give the id")
     return found[0].id if found else text
