@@ -39,7 +39,7 @@ class FolderClaim:
     def __init__(self, folder: Path, host: str, boot: bytes, log: Callable[[str], None] = lambda text: None) -> None:
         """Take the folder over from a former process.
 
-        Raises Conflict if an agent on another machine is alive, OSError.
+        Raises Conflict if an agent on another machine is alive.
         """
         self._path = folder / NAME
         former = read_claim(folder)
@@ -49,14 +49,20 @@ class FolderClaim:
         self.after = b""
         if former is not None and former.host == host and former.inode == _inode(self._path):
             self.after = bytes.fromhex(former.boot)
-        self._write(Claim(host, os.getpid(), boot.hex(), 0))
+        try:
+            self._write(Claim(host, os.getpid(), boot.hex(), 0))
+        except OSError as e:  # a full disk: the lock and the server fence a second agent all the same
+            log(f"{self._path} cannot be written: {e.strerror}")
         self._beat_at = time.monotonic()
 
     def _write(self, claim: Claim) -> None:
         fresh = self._path.with_name(f"{NAME}.new")
-        with fresh.open("wb") as f:
-            f.write(msgspec.json.encode(msgspec.structs.replace(claim, inode=os.fstat(f.fileno()).st_ino)))
-        fresh.replace(self._path)
+        try:
+            with fresh.open("wb") as f:
+                f.write(msgspec.json.encode(msgspec.structs.replace(claim, inode=os.fstat(f.fileno()).st_ino)))
+            fresh.replace(self._path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
     def beat(self) -> None:
         """Show that this process is alive; does something every BEAT_S seconds."""
@@ -115,11 +121,13 @@ def _changed_s(path: Path) -> float | None:
 def _server_time_s(folder: Path) -> float:
     """Return the time by the clock of the machine that keeps the folder."""
     probe = folder / f".time-{os.getpid()}"
-    probe.touch()
     try:
+        probe.touch()
         return probe.stat().st_mtime
+    except OSError:  # a full disk
+        return time.time()
     finally:
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def _inode(path: Path) -> int:

@@ -65,19 +65,24 @@ def _show(name: str, answer: dict[str, Any], elsewhere: str) -> None:
 
 
 def show_blocks(blocks: list[dict[str, Any]]) -> None:
-    """Print a table of blocks; the text of a failed job's output follows below it."""
-    shown = [{k: v for k, v in block.items() if "\n" not in str(v)} for block in blocks]
-    head = list(dict.fromkeys(k for block in shown for k, v in block.items() if v not in ("", None, [], 0)))
+    """Print a table of blocks, and below it what the jobs of failed ones wrote."""
     say()
-    table([k.upper() for k in head], [[_cell(block.get(k)) for k in head] for block in shown], "no blocks")
-    for block in blocks:
-        facts([(f"{block.get('id', 'block')} {k}", v) for k, v in block.items() if "\n" in str(v)])
+    head = ("BLOCK", "JOB", "STATE", "NODES", "WORKERS", "BUSY", "SINCE", "WHY")
+    table(head, map(_block_row, blocks), "no blocks")
+    facts([(f"stderr of {b.get('job') or b.get('id')}", str(b.get("stderr") or "")) for b in blocks])
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping | list):
-        return " ".join(map(str, value))
-    return "" if value is None else str(value)
+def _block_row(b: Mapping[str, Any]) -> tuple[Any, ...]:
+    since = b.get("ended_us") or b.get("running_us") or b.get("asked_us") or 0
+    numbers = (b.get("nodes", ""), b.get("workers", ""), b.get("busy", ""))
+    return (
+        b.get("id", ""),
+        b.get("job", ""),
+        b.get("state", ""),
+        *numbers,
+        when(since),
+        b.get("why") or b.get("reason", ""),
+    )
 
 
 def _agent(place: Path) -> tuple[int, str]:

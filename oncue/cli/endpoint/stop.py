@@ -16,7 +16,7 @@ from oncue.cli.output import as_json, json_option, number_of, say
 from oncue.errors import Invalid, NotFound, OncueError
 
 MARGIN_S = 5.0  # behind the grace of running tasks
-JOBS_S = 60.0  # in which a scheduler has ended the blocks
+JOBS_S = 90.0  # in which nodes hand back their tasks, and the scheduler has ended all jobs
 WORKERS_S = 5.0  # in which workers end behind their agent
 TELL_S = 10.0  # between two lines on how a drain goes
 
@@ -69,6 +69,7 @@ def stop(name: str, folder: str | None, drain: bool, cancel: bool, timeout: str 
 def stop_here(place: Path, name: str, mode: Any, limit_s: float | None = None) -> tuple[Stopped, str]:
     """Stop the agent; return facts and words. Raises NotFound, OncueError."""
     from oncue.cli.agent_process import ENDED, running_agent
+    from oncue.endpoint.control_files import KEEP_BLOCKS
     from oncue.endpoint.settings import load, mark_stopped
 
     pid = running_agent(place)
@@ -79,6 +80,7 @@ def stop_here(place: Path, name: str, mode: Any, limit_s: float | None = None) -
     if not pid and not supervised:
         raise NotFound(f"no agent runs in {place}", remedy=f"see `oncue endpoint status {name}`")
     how = ""
+    (place / KEEP_BLOCKS).unlink(missing_ok=True)  # of a restart that was interrupted
     if pid:
         pid, how = end_agent(place, name, mode, limit_s)
     return Stopped(name, str(place), pid, how == "KILL", supervised), ENDED[how]
@@ -90,9 +92,9 @@ def end_agent(place: Path, name: str, mode: Any, limit_s: float | None = None) -
     Raises OncueError if it goes on.
     """
     from oncue.cli.agent_process import stop_agent
-    from oncue.endpoint.control_files import StopMode, request_stop
+    from oncue.endpoint.control_files import KEEP_BLOCKS, StopMode, request_stop
 
-    workers = _workers_of(place)
+    workers, kept = _workers_of(place), (place / KEEP_BLOCKS).exists()
     request_stop(place, mode)
     if mode is StopMode.DRAIN:
         pid, how = _drain(place, name, limit_s)
@@ -104,7 +106,20 @@ def end_agent(place: Path, name: str, mode: Any, limit_s: float | None = None) -
             remedy="it waits for its disk or a file server; it ends when that answers",
         )
     _end_workers(workers)
+    if not kept and (jobs := _jobs_left(place)):
+        raise OncueError(
+            f"the agent has ended, but these jobs may be left: {', '.join(jobs)}",
+            remedy=f"end them by the scheduler's command, or start the endpoint: it takes them over. Its log: "
+            f"oncue endpoint logs {name}",
+        )
     return pid, how
+
+
+def _jobs_left(place: Path) -> list[str]:
+    """Return the jobs of blocks that had not ended when the agent ended."""
+    blocks = (read_status(place) or {}).get("blocks") or []
+    live = [b for b in blocks if isinstance(b, dict) and b.get("state") != "ended"]
+    return [str(b.get("job") or f"block {b.get('id')}") for b in live]
 
 
 def _patience_s(place: Path, mode: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import pytest
 
 from oncue.cli.commands.status import Report, Tasks, lines
 from oncue.protocol.api import DeadInfo, EndpointInfo, Health, RuleInfo, TaskCount, TaskInfo, TriggerInfo
@@ -62,3 +63,37 @@ def test_hostile_texts_are_escaped() -> None:
     said = text(report(tasks=Tasks(zero, zero, zero, zero, zero, zero, [], [bad])))
     assert "\x1b" not in said
     assert "[/red]" in said
+
+
+def test_blocks_of_an_endpoint_are_a_table_with_the_output_of_failed_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    from oncue.cli.endpoint.status import show_blocks
+
+    show_blocks(
+        [
+            {
+                "id": "a1",
+                "job": "17",
+                "state": "running",
+                "nodes": 2,
+                "workers": 8,
+                "busy": 3,
+                "reason": "job 17 running",
+            },
+            {
+                "id": "b2",
+                "job": "16",
+                "state": "ended",
+                "nodes": 2,
+                "why": "it failed",
+                "stderr": "no module\nof that \x1b",
+            },
+            {"id": "c3"},
+        ]
+    )
+
+    out = capsys.readouterr().out
+    assert [line.split()[:3] for line in out.splitlines() if line[:2] in ("a1", "b2")] == [
+        ["a1", "17", "running"],
+        ["b2", "16", "ended"],
+    ]
+    assert "stderr of 16:\n  no module\n  of that \\x1b" in out

@@ -84,6 +84,23 @@ def test_a_second_login_node_takes_over_from_one_that_is_silent(tmp_path: Path) 
     assert len(said) == 1  # it was old: no need to wait
 
 
+def test_a_full_disk_does_not_keep_an_agent_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FolderClaim(tmp_path, "login1", A)
+
+    def full(claim: FolderClaim, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FolderClaim, "_write", full)
+    said: list[str] = []
+
+    claim = FolderClaim(tmp_path, "login1", B, said.append)
+
+    assert claim.after == A
+    assert "claim.json cannot be written: No space left on device" in said[0]
+    claim.beat()
+    claim.release()
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"host":"x","pid":1,"boot":"zz","inode":1}'])
 def test_a_damaged_claim_counts_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "claim.json").write_bytes(content)
