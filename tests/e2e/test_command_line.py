@@ -154,6 +154,21 @@ def test_errors_have_codes_and_remedies(shell: Shell, tmp_path: Path) -> None:
     other("down", code=4)
 
 
+def test_functions_show_says_how_a_functions_tasks_are_run(shell: Shell) -> None:
+    (shell.folder / "flat.txt").write_text("flat")
+    options = ("--fresh", "--detached", "--memory", "2GB", "--file", "flat.txt")
+    (made,) = json.loads(shell("functions", "register", "work.py:pair", *options, "--json").stdout)
+
+    found = json.loads(shell("functions", "show", made["id"], "--json").stdout)["properties"]
+    assert (found["fresh"], found["detached"], found["memory_bytes"]) == (True, True, 2_000_000_000)
+    assert found["files"] == ["flat.txt"]
+    shown = shell("functions", "show", made["id"]).stdout
+    for text in ("fresh:", "detached:", "flat.txt", "2 GB"):
+        assert text in shown
+    (plain,) = json.loads(shell("functions", "register", "work.py:add", "--json").stdout)
+    assert "fresh:" not in shell("functions", "show", plain["id"]).stdout
+
+
 def test_doctor_and_endpoint(shell: Shell) -> None:
     assert shell("invoke", "work.py:add", "--arg", "a:=1").stdout == "3\n"  # its agent is there
     found = json.loads(shell("endpoint", "status", "--json").stdout)
