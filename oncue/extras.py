@@ -27,6 +27,8 @@ SERVER: Mapping[str, str] = {
 # In addition for `oncue stream`.
 STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faust-streaming": "faust"}
 DEMO: Mapping[str, str] = {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"}
+# For providers of jobs by Parsl.
+HPC: Mapping[str, str] = {"parsl": "parsl"}
 # Libraries that few other packages depend on: if one is installed, a server is wanted.
 TELLING = ("google-re2", "cel-expr-python")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)")

@@ -7,7 +7,7 @@ schedulers are known too: a wrong one is answered with the right one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -164,6 +164,19 @@ class KubernetesOptions(
     OTHER_WORDS: ClassVar[Mapping[str, str]] = {"secret": "image_pull_secret", "persistent_volumes": "volumes"}
 
 
+class ParslOptions(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="parsl"
+):
+    """Blocks are jobs of a provider of Parsl: clouds, and what else has none here."""
+
+    name: str  # AWSProvider, AzureProvider, GoogleCloudProvider ...
+    options: dict[str, Any] = {}  # its own, as Parsl's documentation names them
+    worker_init: str = ""
+    launcher: str = "SimpleLauncher"  # Parsl's
+    command_timeout_ms: Duration = msgspec.field(name="command_timeout", default=120_000)
+    OTHER_WORDS: ClassVar[Mapping[str, str]] = {"provider": "name", "class": "name"}
+
+
 ProviderOptions = (
     LocalOptions
     | SlurmOptions
@@ -173,6 +186,7 @@ ProviderOptions = (
     | GridEngineOptions
     | CondorOptions
     | KubernetesOptions
+    | ParslOptions
 )
 
 

@@ -25,7 +25,7 @@ _LAST_WORDS_S = 1.0  # to read what is left in the pipes of a command that has e
 _NAMES = frozenset(
     (
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
-        *("LD_LIBRARY_PATH", "MODULEPATH", "MODULESHOME", "KRB5CCNAME", "SLURM_CONF"),
+        *("LD_LIBRARY_PATH", "MODULEPATH", "MODULESHOME", "KRB5CCNAME", "KUBECONFIG", "SLURM_CONF"),
     )
 )
 _PREFIXES = ("LC_", "SBATCH_", "SQUEUE_", "PBS_", "SGE_", "LSF_", "LSB_", "EGO_", "CONDOR_", "_CONDOR_")
@@ -57,9 +57,10 @@ class Finished(msgspec.Struct, frozen=True):
 class Commands:
     """Commands of one scheduler."""
 
-    def __init__(self, timeout_s: float, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, timeout_s: float, environ: Mapping[str, str] | None = None, also: tuple[str, ...] = ()) -> None:
+        """`also`: beginnings of the names of further variables that the commands get."""
         self._timeout_s = timeout_s
-        self._environ = command_environment(os.environ if environ is None else environ)
+        self._environ = command_environment(os.environ if environ is None else environ, also)
 
     def run(self, *command: str, stdin: str = "", timeout_s: float | None = None) -> Finished:
         """Run a command to its end.
@@ -96,12 +97,12 @@ class Commands:
         return Finished(command[0], process.returncode, out, err)
 
 
-def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def command_environment(environ: Mapping[str, str], also: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the variables that a scheduler's commands need, with messages in English."""
     kept = {
         name: value
         for name, value in environ.items()
-        if (name in _NAMES or name.startswith(_PREFIXES)) and not name.startswith(_OF_A_JOB)
+        if (name in _NAMES or name.startswith(_PREFIXES + also)) and not name.startswith(_OF_A_JOB)
     }
     return kept | {"LC_ALL": "C.UTF-8"}
 

@@ -14,7 +14,9 @@ from oncue.endpoint.providers.condor import CondorProvider
 from oncue.endpoint.providers.gridengine import GridEngineProvider
 from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.jobs import JobProvider
+from oncue.endpoint.providers.kubernetes import KubernetesProvider
 from oncue.endpoint.providers.lsf import LsfProvider
+from oncue.endpoint.providers.parsl_provider import ParslProvider
 from oncue.endpoint.providers.pbs import pbspro, torque
 from oncue.endpoint.providers.slurm import SlurmProvider
 
@@ -26,6 +28,8 @@ JOB_PROVIDERS: dict[str, Callable[[Any, JobFiles, Mapping[str, str] | None], Job
     "lsf": LsfProvider,
     "gridengine": GridEngineProvider,
     "condor": CondorProvider,
+    "kubernetes": KubernetesProvider,
+    "parsl": ParslProvider,
 }
 
 

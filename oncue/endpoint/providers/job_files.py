@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 KEPT_JOBS = 200  # whose files stay
 TAIL_BYTES = 4_000
-_SUFFIXES = (".sh", ".node", ".out", ".err", ".exit", ".submit", ".log")
+_SUFFIXES = (".sh", ".node", ".out", ".err", ".exit", ".submit", ".log", ".parsl")
 
 
 class JobFiles:
@@ -40,6 +40,18 @@ class JobFiles:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
         return path
+
+    def keep(self, mark: str, suffix: str, text: str) -> None:
+        """Write a private file of a job, if the disk lets us."""
+        with contextlib.suppress(OSError):
+            self.write(mark, suffix, text)
+
+    def kept(self, job: str, suffix: str) -> str | None:
+        """Return the content of a job's file, if it is here."""
+        with contextlib.suppress(OSError):
+            if mark := self.mark_of(job):
+                return self.path(mark, suffix).read_text(encoding="utf-8")
+        return None
 
     def bind(self, job: str, mark: str) -> None:
         """Remember the mark of a job, if the disk lets us: it leads to its output only."""

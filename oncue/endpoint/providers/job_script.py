@@ -16,10 +16,7 @@ from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.jobs import JobRequest, SubmissionRefused
 from oncue.endpoint.providers.launchers import ONE_NODE, launched, needs_script
 
-_BODY = """#!/bin/bash
-{directives}
-
-{variables}
+_BODY = """{variables}
 {worker_init}
 
 {launched} &
@@ -57,28 +54,32 @@ def write_script(
             f"launcher {options.launcher} starts one node only, and a block has {request.nodes}",
             remedy="choose another launcher in endpoint.yaml, or blocks of one node",
         )
-    exports = _exports(dict(variables or {}) | dict(request.environment))
     try:
         files.prune()
-        node_script = files.path(request.mark, ".node")
         if needs_script(options.launcher):
+            exports = _exports(dict(variables or {}) | dict(request.environment))
             files.write(request.mark, ".node", f"{exports}\n{options.worker_init}\n{request.command}\n")
-        text = _BODY.format(
-            directives="\n".join(directives),
-            variables=exports,
-            worker_init=options.worker_init,
-            launched=launched(
-                options.launcher, request.command, str(node_script), request.nodes, options.launcher_options
-            ),
-            exit=shlex.quote(str(files.path(request.mark, ".exit"))),
-        )
         files.path(request.mark, ".exit").unlink(missing_ok=True)
-        return str(files.write(request.mark, ".sh", text))
+        lines = ["#!/bin/bash", *directives, "", script_body(files, request, options, variables)]
+        return str(files.write(request.mark, ".sh", "\n".join(lines)))
     except OSError as e:
         raise SubmissionRefused(
             f"the job's script cannot be written: {files.folder}: {e.strerror}",
             remedy="make room on that disk, or make the folder writable",
         ) from None
+
+
+def script_body(
+    files: JobFiles, request: JobRequest, options: LaunchOptions, variables: Mapping[str, str] | None = None
+) -> str:
+    """Return the script without its first line and directives."""
+    node_script = str(files.path(request.mark, ".node"))
+    return _BODY.format(
+        variables=_exports(dict(variables or {}) | dict(request.environment)),
+        worker_init=options.worker_init,
+        launched=launched(options.launcher, request.command, node_script, request.nodes, options.launcher_options),
+        exit=shlex.quote(str(files.path(request.mark, ".exit"))),
+    )
 
 
 def _exports(variables: Mapping[str, str]) -> str:
