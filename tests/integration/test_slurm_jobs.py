@@ -76,6 +76,14 @@ def test_a_job_cancelled_under_us_has_ended(slurm: Cluster, provider: SlurmProvi
     assert (ended.ending, ended.native) == (JobEnding.CANCELLED, "CANCELLED")
 
 
+def test_the_output_is_found_in_a_folder_with_any_name(slurm: Cluster, tmp_path: Path) -> None:
+    provider = SlurmProvider(OPTIONS, JobFiles(tmp_path / 'my 100% "job\'s" %j'), slurm.environ)
+
+    ended = wait(provider, provider.submit(JobRequest("oncue-ab12-1", "echo why >&2; exit 3")), JobState.ENDED)
+
+    assert (ended.exit, ended.stderr_tail) == (3, "why")
+
+
 def test_a_lost_node_ends_its_job_and_it_is_not_run_again(slurm: Cluster, provider: SlurmProvider) -> None:
     job = provider.submit(JobRequest("oncue-ab12-1", "sleep 1000"))
     node = wait(provider, job, JobState.RUNNING).nodes[0]

@@ -1,9 +1,9 @@
-"""One call of a provider of Parsl, in a process of its own: it can be ended if it hangs.
+"""One call of a provider of Parsl, in a process of its own.
 
     stdin: Question as JSON ──► python -m oncue.endpoint.providers.parsl_call ──► stdout: Answer
 
-Parsl keeps its jobs in memory. What it knew of them comes back with the answer, and is given to the
-next process.
+A call that hangs is ended. Parsl keeps its jobs in memory: what it knew of them comes back with
+the answer, and is given to the next process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Question(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """Result of a call. `states`: Parsl's name of the state, message, exit code, by job."""
+    """Result of a call. `states`: by job Parsl's state, message, exit code."""
 
     job: str = ""
     known: dict[str, Any] = {}

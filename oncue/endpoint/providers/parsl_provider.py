@@ -1,4 +1,4 @@
-"""Provider of jobs by any provider of Parsl, named in `endpoint.yaml`: for clouds above all.
+"""Provider of jobs by any provider of Parsl, for clouds above all.
 
 Every call is a process of its own (parsl_call.py), so a call that hangs is ended. Parsl reports
 jobs as ended that it has lost sight of: an end counts only after several answers say so.
