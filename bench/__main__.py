@@ -2,7 +2,7 @@
 
     python -m bench [names] [--quick] [--json FILE] [--peers]
 
-    names      system, agent, crowd, pool, view, rules, sizes, large, log (default: all of these), kafka
+    names      system, agent, nodes, crowd, pool, view, rules, sizes, large, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
     --peers    Parsl, Dask, Ray and Celery as well, in a venv of their own (see bench/peers.py)
 
@@ -22,12 +22,29 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import agent, crowd, kafka, large, log, machine, peers, pool, probe, rules, sizes, system, tables, view
+from bench import (
+    agent,
+    crowd,
+    kafka,
+    large,
+    log,
+    machine,
+    nodes,
+    peers,
+    pool,
+    probe,
+    rules,
+    sizes,
+    system,
+    tables,
+    view,
+)
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "system": lambda quick: system.run(quick),
     "agent": lambda quick: agent.run(50_000, singles=200) if quick else agent.run(),
+    "nodes": lambda quick: nodes.run(quick),
     "crowd": lambda quick: crowd.run(100_000, 10_000) if quick else crowd.run(),
     "pool": lambda quick: pool.run(50_000) if quick else pool.run(),
     "view": lambda quick: dict(view.run(20_000) if quick else view.run()),

@@ -111,14 +111,15 @@ def run(tasks: int = 200_000, workers: int = 2, singles: int = 500) -> dict[str,
         server = Server(folder, workers)
         agent = subprocess.Popen([sys.executable, "-m", "oncue.endpoint.run", "--dir", name], stderr=subprocess.DEVNULL)
         try:
-            return _measure(server, agent.pid, tasks, singles)
+            return measure(server, agent.pid, tasks, singles)
         finally:
             agent.send_signal(signal.SIGTERM)
             agent.wait(20)
             server.close()
 
 
-def _measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, Any]:
+def measure(server: Server, pid: int, tasks: int, singles: int) -> dict[str, Any]:
+    """Return the figures of the agent with this pid, once it is connected."""
     import psutil
 
     args = pack_args((), {})

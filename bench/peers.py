@@ -31,11 +31,16 @@ def folder() -> Path:
 
 def run(tasks: int = 10_000) -> dict[str, dict[str, Any]]:
     """Return name -> {version, tasks, tasks_per_s, p50_ms, large_s} or {skipped: reason}."""
+    return {name: run_one(name, tasks) for name in PACKAGES}
+
+
+def run_one(name: str, tasks: int) -> dict[str, Any]:
+    """Return the figures of one system, or {skipped: reason}."""
     where = folder()
     python = where / "bin" / "python"
     if not python.exists():
         venv.create(where, with_pip=True)
-    return {name: _peer(python, name, packages, tasks) for name, packages in PACKAGES.items()}
+    return _peer(python, name, PACKAGES[name], tasks)
 
 
 def _peer(python: Path, name: str, packages: list[str], tasks: int) -> dict[str, Any]:

@@ -9,27 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import random
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from bench.node_agent import BLOCKS, open_agent
 from oncue import curve
 from oncue.clocks.process import now_us
-from oncue.endpoint import settings as folder_settings
-from oncue.endpoint.agent.agent import Agent, AgentIdentity
-from oncue.endpoint.agent.blob_cache import DiskCache
-from oncue.endpoint.agent.effects import Connect
-from oncue.endpoint.agent.journal import DiskFile, Journal
-from oncue.endpoint.agent.socket import AgentSocket
-from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.nodes import node_pool
 from oncue.endpoint.nodes.addresses import SECRET, read_addresses
-from oncue.endpoint.nodes.launch import ADDRESS_FILE, NodeLaunch, open_nodes
-from oncue.endpoint.options.options import NetworkOptions
+from oncue.endpoint.nodes.launch import ADDRESS_FILE, NodeLaunch
 from oncue.protocol import bridge as wire
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, TaskRecord
@@ -40,24 +31,11 @@ from tests.integration.test_agent import ENDPOINT, Bridge
 def run(folder: Path) -> None:
     """Run the agent's process until a signal."""
     log_to()
-    settings = folder_settings.load(folder)
-    identity = AgentIdentity(settings.id, "1", platform.python_version(), "login", os.getpid(), os.urandom(8))
-    file = DiskFile(folder / "journal")
-    cache = DiskCache(folder / "functions", folder / "blobs")
-    agent = Agent(identity, Journal(file, os.urandom(8)), cache, random.Random(), 2, now_us(), adopts=True)
-    pools, _ = open_nodes(folder, agent, NetworkOptions(address="127.0.0.1"))
-    for block, key in json.loads((folder / "blocks.json").read_text()).items():
-        pools.allow(block, key.encode(), f"job {block}")
-    socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-
-    def dial(_to: Connect) -> None:
-        socket.connect(*folder_settings.resolve_server(settings))
-
+    loop, pools = open_agent(folder)
     done = 0
 
     def check(_at: int) -> None:
         nonlocal done
-        socket.problems()
         path = folder / "commands"
         lines = path.read_text().splitlines() if path.exists() else []
         for line in lines[done:]:
@@ -68,11 +46,10 @@ def run(folder: Path) -> None:
             with open(folder / "changes", "a") as changes:
                 changes.write(f"{change.block} {'joined' if change.joined else 'left'} {change.why}\n")
 
-    loop = AgentLoop(agent, pools, socket, dial, journalled=pools.acknowledge)
     loop.stop_on_signals()
-    while not loop.stop_why and not agent.refused:
+    while not loop.stop_why and not loop.agent.refused:
         loop.turn(now_us() + 100_000, check)
-    agent.stop(loop.stop_why)
+    loop.agent.stop(loop.stop_why)
     loop.flush(2.0)
     pools.close(0)
     logging.getLogger("oncue.agent").info("stopped")
@@ -110,7 +87,7 @@ class NodeSite:
             self._add_key(block)
 
     def _add_key(self, block: str) -> None:
-        path = self.folder / "blocks.json"
+        path = self.folder / BLOCKS
         keys = curve.make_keys()
         self._keys[block] = keys
         known = json.loads(path.read_text()) if path.exists() else {}
