@@ -73,8 +73,11 @@ def open_nodes(folder: Path, agent: Agent, network: NetworkOptions) -> tuple[Poo
 
 
 def _listen(keys: curve.Keys, network: NetworkOptions, former: AgentAddresses | None) -> NodeListener:
-    """Raise Conflict if the port that was asked for is taken."""
-    host = "127.0.0.1" if network.address in ("127.0.0.1", "localhost") else ""
+    """Listen on the address that was asked for; without one, on all of them.
+
+    Raises Conflict if the port that was asked for is taken, Invalid as `hosts`.
+    """
+    host = hosts(network)[0] if network.interface or _is_here(network.address) else ""
     if not network.port and former is not None and former.addresses:
         try:
             return NodeListener(keys, host, int(former.addresses[0].rpartition(":")[2]))
@@ -107,6 +110,11 @@ def hosts(network: NetworkOptions) -> list[str]:
             remedy="name another one, or give network.address",
         )
     return found
+
+
+def _is_here(address: str) -> bool:
+    """Return True if an interface of this machine has this address."""
+    return any(a.address == address for found in psutil.net_if_addrs().values() for a in found)
 
 
 def _addresses_of(name: str) -> list[str]:
