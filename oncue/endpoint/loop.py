@@ -50,6 +50,7 @@ class AgentLoop:
         journalled: Callable[[], None] = lambda: None,
     ) -> None:
         self.agent, self.pool, self._socket = agent, pool, socket
+        agent.misfit = pool.misfit
         self._dial, self._remember, self._journalled = dial, remember, journalled
         self.stop_why = ""  # the newest signal to stop
         self.signals = 0  # so many came
@@ -139,7 +140,7 @@ class AgentLoop:
         agent = self.agent
         for _, _, ends in events.ended:
             agent.on_results(ends)
-        for _, _, tasks in events.requeue:
+        for _, _, tasks in reversed(events.requeue):  # each goes to the front
             agent.requeue(tasks)
         for worker, started in groupby(events.started, _worker):
             agent.on_started([(i, n, at) for i, n, at, _ in started], worker)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import oncue
-from oncue.errors import Invalid, ShellFailed, TaskCancelled
+from oncue.errors import Invalid, ShellFailed, TaskCancelled, TaskRefused
 from tests.e2e.running import System, system_in
 
 HOSTILE = [
@@ -166,6 +166,22 @@ def test_a_call_states_a_sandbox_and_outputs_of_a_python_function(system: System
     assert Path(info.error.folder, "out/a.txt").read_text() == "bad"
     assert info.error.folder in str(error.value.__cause__)
     assert info.error.folder in system.oncue("tasks", "show", bad.id).stdout
+
+
+def test_a_task_that_can_never_fit_is_refused_with_the_reason(system: System) -> None:
+    @oncue.function(resources={"memory": "900TB"})
+    def large() -> None: ...
+
+    with system.client() as client:
+        tasks = [
+            client.with_options(resources={"cores": 5_000}).shell("true"),
+            client.with_options(resources={"nodes": 2}).submit(abs, 1),
+            client.submit(large),
+        ]
+        for task, reason in zip(tasks, ("5000 cores", "2 nodes", "900 TB of memory"), strict=True):
+            with pytest.raises(TaskRefused, match=reason):
+                task.result(timeout=60)
+        assert client.with_options(resources={"cores": 1, "walltime": "1h"}).submit(abs, -1).result(timeout=60) == 1
 
 
 def test_the_api_takes_run_options(system: System) -> None:

@@ -22,11 +22,13 @@ from oncue.endpoint.agent.outbox import Outbox
 from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, AttemptGroup, TaskQueue
 from oncue.endpoint.agent.unclaimed_tasks import CLAIM_US, ClaimedTasks, UnclaimedTasks
+from oncue.endpoint.refusal import refused
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, Call, Ended, Failure, TaskRecord
+from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, REFUSED, Call, Ended, Failure, TaskRecord
+from oncue.protocol.run_options import NO_OPTIONS, Resources, merged
 
 TOLERANCE_US = 500_000  # of expiries; a late message of the server lets tasks expire later, never earlier
 EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
@@ -56,6 +58,8 @@ class HeldTasks:
         self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
         self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
         self._recalled: set[bytes] = set()  # tasks at workers that are to be given back
+        #: Why tasks with these resources can never run here; "" if they may. Set by the loop.
+        self.misfit: Callable[[Resources], str] = lambda resources: ""
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
@@ -111,6 +115,8 @@ class HeldTasks:
 
     def _enqueue(self, group: AttemptGroup, tasks: list[TaskRecord]) -> None:
         """Queue tasks, or set them aside until body and large argument are here."""
+        if self._refuse(group, tasks):
+            return
         for t in tasks:
             if t.args[:1] == REF:
                 tasks = [t for t in tasks if not self._needs_blob(group, t)]
@@ -122,6 +128,14 @@ class HeldTasks:
             self.queue.enqueue(group, tasks, here=here)
             if not here:
                 self._fetcher.start(function, blob=False)
+
+    def _refuse(self, group: AttemptGroup, tasks: list[TaskRecord]) -> bool:
+        """End tasks that can never run here. Return True if they are such."""
+        options = merged(group.call.run, self.functions.options(group.call.function))
+        if options is NO_OPTIONS or not (why := self.misfit(options.resources)):
+            return False
+        self._end(group, tasks, REFUSED, encode(refused(why)))
+        return True
 
     def _needs_blob(self, group: AttemptGroup, task: TaskRecord) -> bool:
         if task.args[:1] != REF:
@@ -144,6 +158,10 @@ class HeldTasks:
                 self.functions.store(fetch.sha256, body)
             except OSError as e:
                 self._log(f"a function could not be kept on disk: {e.strerror or e}")
+            if self.functions.options(fetch.sha256) is not None:
+                for group, tasks in self.queue.pop_without_function(fetch.sha256):
+                    if not self._refuse(group, tasks):
+                        self.queue.enqueue(group, tasks, here=False)
             self.queue.on_function(fetch.sha256)
             return
         for group, task in self._arguments.on_fetched(fetch.sha256):

@@ -24,7 +24,7 @@ from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.records import TaskRecord
-from oncue.protocol.run_options import RunOptions
+from oncue.protocol.run_options import Resources, RunOptions
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
@@ -222,6 +222,10 @@ class PoolSet:
     def chunk_size(self, function: str) -> int:
         """Return how many tasks of this function a chunk should hold."""
         return self.sizer.chunk_size(function)
+
+    def misfit(self, resources: Resources) -> str:
+        """Return "": nodes come and go, and each refuses what can never run on it."""
+        return ""
 
     def run(
         self,

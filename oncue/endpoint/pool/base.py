@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.protocol.records import Ended, TaskRecord
-from oncue.protocol.run_options import RunOptions
+from oncue.protocol.run_options import Resources, RunOptions
 
 
 class PoolEvents(msgspec.Struct):
@@ -88,6 +88,10 @@ class WorkerPool(Protocol):
 
     def chunk_size(self, function: str) -> int:
         """Return how many tasks of this function a chunk should hold."""
+        ...
+
+    def misfit(self, resources: Resources) -> str:
+        """Return why a task with these resources can never run here; "" if it may."""
         ...
 
     def run(

@@ -7,8 +7,10 @@ from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.exit_diagnosis import cancelled
 from oncue.endpoint.pool.worker_process import ChunkInFlight
+from oncue.endpoint.refusal import refused
+from oncue.functions.body import FunctionProperties
 from oncue.protocol.codec import encode
-from oncue.protocol.records import CANCELLED, Ended, Failure, TaskRecord
+from oncue.protocol.records import CANCELLED, REFUSED, Ended, Failure, TaskRecord
 
 
 class EventCollector:
@@ -43,6 +45,13 @@ class EventCollector:
             self.end(chunk, [(t, CANCELLED, cancelled(), 0, b"") for t in out])
         if tasks:
             self.events.requeue.append((chunk.function, chunk.attempt, tasks))
+
+    def refuse(self, function: str, attempt: int, tasks: list[TaskRecord], why: str) -> None:
+        """End tasks that can never run here."""
+        self.end(
+            ChunkInFlight(0, function, FunctionProperties(), attempt, 0, tasks),
+            [(t, REFUSED, refused(why), 0, b"") for t in tasks],
+        )
 
     def end(self, chunk: ChunkInFlight, ends: list[tuple[TaskRecord, int, Failure, int, bytes]]) -> None:
         now, attempt = now_us(), chunk.attempt

@@ -17,6 +17,7 @@ Never blocks but in `close`.
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Unpack
 
 from oncue.clocks.process import now_us
-from oncue.endpoint.pool.admission import room_of
+from oncue.endpoint.pool.admission import Admission
 from oncue.endpoint.pool.base import PoolEvents
+from oncue.endpoint.pool.capacity import capacity_here
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.deadly_tasks import DeadlyTasks
 from oncue.endpoint.pool.event_collector import EventCollector
@@ -41,7 +43,7 @@ from oncue.endpoint.pool.task_folders import TASKS, with_kept_sandbox
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.protocol.records import TaskRecord
-from oncue.protocol.run_options import RunOptions
+from oncue.protocol.run_options import Resources, RunOptions, merged
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
@@ -76,6 +78,7 @@ class Pool:
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._deadly = DeadlyTasks()
         self._chunk_sizer = ChunkSizer()
+        self._admission = Admission(capacity_here(workers, os.environ), self._chunk_sizer)
         self._collector = EventCollector(self._chunk_sizer)
         self._bodies = FunctionBodies()
         self._oom = OomWatch()
@@ -107,11 +110,6 @@ class Pool:
         return sum(bool(w.chunks) for w in self._workers.values())
 
     @property
-    def queued(self) -> int:
-        """Tasks at the workers, running ones included."""
-        return sum(f.end - f.done for w in self._workers.values() for f in w.chunks)
-
-    @property
     def pids(self) -> list[int]:
         return [w.process.pid for w in self._workers.values()]
 
@@ -125,10 +123,11 @@ class Pool:
 
     def room(self) -> int:
         """Return how many chunks `run` accepts now."""
-        return sum(self._room_of(w) for w in self._workers.values())
+        return 0 if self._closing else self._admission.room(self._workers.values(), now_us())
 
-    def _room_of(self, w: WorkerProcess) -> int:
-        return 0 if self._closing else room_of(w, self._chunk_sizer)
+    def misfit(self, resources: Resources) -> str:
+        """Return why a task with these resources can never run here; "" if it can."""
+        return self._admission.capacity.misfit(resources)
 
     def run(
         self,
@@ -146,14 +145,17 @@ class Pool:
         """
         body = self._bodies.keep(function, body)
         properties = self._bodies.properties(function)
-        fit = [w for w in self._workers.values() if self._room_of(w) and not (properties.fresh and w.chunks)]
+        resources = merged(options, properties.run).resources
+        if why := self.misfit(resources):
+            return self._collector.refuse(function, attempt, tasks, why)
+        width = self._admission.capacity.width(resources)
+        fit = [] if self._closing else self._admission.fit(self._workers.values(), width, properties.fresh)
         found = min(fit, key=lambda w: (len(w.chunks), function not in w.functions), default=None)
         if properties.fresh:
             found = self._fresh_worker(fit)
         if found is None:
-            self._collector.events.requeue.append((function, attempt, tasks))
-            return
-        found.send(function, body, properties, attempt, timeout_ms, tasks, options)
+            return self._collector.events.requeue.append((function, attempt, tasks))
+        found.send(function, body, properties, attempt, timeout_ms, tasks, options, width)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
     def _fresh_worker(self, idle: list[WorkerProcess]) -> WorkerProcess | None:

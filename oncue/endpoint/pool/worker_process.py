@@ -47,6 +47,7 @@ class ChunkInFlight:
         "tasks",
         "timeout_us",
         "used_bytes",
+        "width",
     )
 
     def __init__(
@@ -57,8 +58,9 @@ class ChunkInFlight:
         attempt: int,
         timeout_ms: int,
         tasks: list[TaskRecord],
+        width: int = 1,
     ) -> None:
-        self.properties = properties
+        self.properties, self.width = properties, width  # of the room of so many workers
         self.used_bytes = 0  # memory, if that is more than the function may use
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
@@ -146,6 +148,7 @@ class WorkerProcess:
         timeout_ms: int,
         tasks: list[TaskRecord],
         options: RunOptions | None = None,
+        width: int = 1,
     ) -> None:
         """Send a chunk, after its function if the worker does not have it."""
         if function in self.functions:
@@ -159,7 +162,7 @@ class WorkerProcess:
         if not self.chunks:
             self.moved_s = time.monotonic()
         self._out += pack(TaskChunk(self.count, function, attempt, tasks, options))
-        self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks))
+        self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks, width))
         self.write()
 
     @property

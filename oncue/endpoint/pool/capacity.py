@@ -1,0 +1,64 @@
+"""Capacity of a pool's node for tasks that state resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import psutil
+
+from oncue.endpoint.pool.limits import cores
+from oncue.endpoint.pool.pinning import gpu_devices
+from oncue.protocol.run_options import Resources
+from oncue.quantities import size_text
+
+NOTHING = Resources()
+
+
+class NodeCapacity(msgspec.Struct, frozen=True):
+    """Capacity of a pool's node, which its workers share equally."""
+
+    workers: int
+    cores: int
+    memory_bytes: int
+    gpus: int
+
+    def width(self, needed: Resources) -> int:
+        """Return how many workers' room a task needs."""
+        if needed == NOTHING:
+            return 1
+        cores = max(needed.cores, needed.ranks)
+        # A worker has a core at least, also where there are more workers than cores.
+        shares = (
+            (cores, max(self.cores, self.workers)),
+            (needed.memory_bytes, self.memory_bytes),
+            (needed.gpus, self.gpus),
+        )
+        return max([1, *(_workers(share, whole, self.workers) for share, whole in shares if share)])
+
+    def misfit(self, needed: Resources) -> str:
+        """Return why a task can never run here; "" if it can."""
+        if needed == NOTHING:
+            return ""
+        if needed.nodes > 1:
+            return f"it needs {needed.nodes} nodes, and the workers of this endpoint are on one"
+        cores, what = max(needed.cores, needed.ranks), "ranks" if needed.ranks > needed.cores else "cores"
+        if cores > max(self.cores, self.workers):
+            return f"it needs {cores} {what}, and this endpoint's workers have {max(self.cores, self.workers)} in all"
+        if needed.gpus > self.gpus:
+            return f"it needs {needed.gpus} GPUs, and this endpoint has {self.gpus or 'none'}"
+        if needed.memory_bytes > self.memory_bytes:
+            has = f"this endpoint has {size_text(self.memory_bytes)}"
+            return f"it needs {size_text(needed.memory_bytes)} of memory, and {has}"
+        return ""
+
+
+def _workers(share: int, whole: int, workers: int) -> int:
+    """Return how many of the workers have this share of the whole."""
+    return min(workers, -(-share * workers // whole)) if whole else workers
+
+
+def capacity_here(workers: int, environ: Mapping[str, str]) -> NodeCapacity:
+    """Return the capacity of this machine for a pool's workers."""
+    gpus = max((len(devices) for devices in gpu_devices(environ).values()), default=0)
+    return NodeCapacity(workers, cores(), psutil.virtual_memory().total, gpus)
