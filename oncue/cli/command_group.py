@@ -31,6 +31,8 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """Return " Did you mean ...?", or "" if nothing is near."""
     known = list(names)
     lowered = word.lower()
+    if lowered == "help":
+        return " For help: -h, before or after a command."
     near = difflib.get_close_matches(lowered, known, n=1)
     if HABITS.get(lowered) in known:
         near = [HABITS[lowered]]

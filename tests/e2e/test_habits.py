@@ -356,6 +356,15 @@ def test_a_misspelt_command_names_the_nearest(system: System, words: list[str], 
     assert f"Did you mean {meant!r}?" in done.stderr
 
 
+def test_words_of_other_tools_get_a_useful_answer(system: System) -> None:
+    assert "--arg n=1 (a text)" in system.oncue("invoke", "calls.py:work", "n=1", code=2).stderr
+    assert "--arg NAME=7" in system.oncue("invoke", "calls.py:work", "7", code=2).stderr
+    assert "-h, before or after" in system.oncue("help", code=2).stderr
+    assert system.oncue("-V").stdout == system.oncue("--version").stdout
+    for noun in ("tasks", "events", "functions", "dead"):
+        system.oncue(noun, "list", "-n", "1")
+
+
 def test_colors_are_left_out_where_nobody_wants_them(system: System) -> None:
     fail(system, 801)
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):

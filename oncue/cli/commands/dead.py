@@ -25,7 +25,7 @@ def dead() -> None:
 
 @dead.command("list")
 @click.option("--all", "all_", is_flag=True, help="Include dead letters that were retried or dismissed.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @json_option
 def list_(all_: bool, limit: int, json_: bool) -> None:
     """List the newest open dead letters.

@@ -57,7 +57,7 @@ def events() -> None:
 )
 @since_option
 @until_option
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @cursor_option
 @json_option
 def list_(type_: str, source: str, id_: str, limit: int, cursor: str, json_: bool, **filters: Any) -> None:

@@ -26,7 +26,7 @@ def functions() -> None:
 
 
 @functions.command("list")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="List at most so many.")
 @json_option
 def list_(limit: int, json_: bool) -> None:
     """List the registered functions.

@@ -59,6 +59,7 @@ def _beside(file: str) -> Iterator[None]:
 
 @click.command()
 @click.argument("function", shell_complete=completers.functions_or_files)
+@click.argument("more", nargs=-1, metavar="")
 @click.option(
     "--endpoint",
     default="local",
@@ -75,6 +76,7 @@ def _beside(file: str) -> Iterator[None]:
 @json_option
 def invoke(
     function: str,
+    more: tuple[str, ...],
     endpoint: str,
     args: tuple[str, ...],
     sandbox: str,
@@ -95,6 +97,9 @@ def invoke(
       oncue invoke tomo.py:reconstruct --arg path=/data/scan_1.h5 --arg angles:='[0, 90]'
       oncue invoke reconstruct --endpoint polaris --no-wait
     """
+    if more:
+        text = f"{more[0]!r} is not an option; an argument of the function is one with --arg"
+        raise Invalid(text, remedy=f"--arg {more[0] if '=' in more[0] else 'NAME=' + more[0]} (a text), or NAME:=JSON")
     given = arguments(args)
     with connected() as client:
         file, name = _packed(function)

@@ -50,7 +50,7 @@ def tasks() -> None:
 @tasks.command("list")
 @filter_options
 @click.option("--not-retried", is_flag=True, help="Only tasks that no retry by hand has replaced.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most so many.")
 @cursor_option
 @json_option
 def list_(limit: int, cursor: str, json_: bool, **filters: Any) -> None:
@@ -232,7 +232,7 @@ def _is_meant(item: dict[str, Any], state: str, endpoint: str, rule: str) -> boo
 
 
 @tasks.command()
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Show at most so many.")
+@click.option("-n", "--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Show at most so many.")
 def watch(limit: int) -> None:
     """Show a live view of the newest tasks, until Ctrl-C.
 

@@ -22,6 +22,7 @@ from oncue.strict_yaml.document import nearest
 
 OWN = "oncue."  # begins the types of events that oncue itself makes
 ALIKE = 0.85  # of a type that is taken for a misspelt one, 0 to 1
+OWN_ALIKE = 0.8  # of one of oncue's own, which all begin alike
 MOST = 100  # warnings of one file
 TYPES = 1_000  # known types that one is compared with
 _TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number"}
@@ -94,7 +95,9 @@ def _unknown_types(rule: Rule, known: Collection[str]) -> Iterator[_Warning]:
     for text in [text for value in wanted for text in _texts(value)]:
         if text in known or re.search(r"[*?\[{]", text):
             continue
-        near = difflib.get_close_matches(text[:100], list(known)[:TYPES], 1, 0.6 if text.startswith(OWN) else ALIKE)
+        near = difflib.get_close_matches(
+            text[:100], list(known)[:TYPES], 1, OWN_ALIKE if text.startswith(OWN) else ALIKE
+        )
         if near or text.startswith(OWN):
             remedy = f"did you mean {near[0]!r}?" if near else "`oncue events list` shows the types of events"
             yield text, f"no trigger makes events of the type {text!r}, and none has been seen", remedy
