@@ -27,6 +27,7 @@ from oncue.clocks.process import now_us
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.charsets import decode_text, is_json, is_text, media_type
 from oncue.protocol.codec import DECODE_ERRORS
+from oncue.protocol.json_numbers import LARGE_BYTES, check_numbers, float_of
 from oncue.protocol.records import STORED_EVENT_BYTES, Event
 
 STRUCTURED = "application/cloudevents+json"
@@ -35,7 +36,8 @@ Headers = tuple[tuple[str, bytes], ...]
 
 _HEADERS: Headers = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+_decode_small = msgspec.json.Decoder().decode
+_decode_large = msgspec.json.Decoder(float_hook=float_of).decode
 
 _REQUIRED = ("id", "source", "type")
 _OPTIONAL = ("subject", "time", "datacontenttype", "dataschema")
@@ -167,6 +169,12 @@ def decode_data(value: bytes, content_type: str | None) -> tuple[Any, str | None
     if is_text(content_type) and (found := decode_text(value, content_type)) is not None:
         return found
     return value, content_type  # of an unknown charset: left to the consumer
+
+
+def _decode(value: bytes | str) -> Any:
+    """Decode JSON. Raises what is in DECODE_ERRORS."""
+    check_numbers(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value)
+    return (_decode_large if len(value) > LARGE_BYTES else _decode_small)(value)
 
 
 def _decode_json(value: bytes, content_type: str) -> tuple[Any, str]:

@@ -21,6 +21,7 @@ from oncue.dispatcher.http.content_coding import content_coding, decompress
 from oncue.dispatcher.http.route import JSON, MSGPACK, Route
 from oncue.dispatcher.off_loop import LARGE_BYTES, off_loop
 from oncue.errors import Invalid, Malformed, RequestTimeout, TooLarge, UnsupportedType
+from oncue.protocol.json_numbers import TEXT, check_numbers, float_of
 
 _ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
@@ -121,16 +122,12 @@ def check_json(data: bytes) -> None:
     Each value but the first follows a comma or a bracket. Those in texts count too, unless the
     texts are few and long, such as rule files. Route.json_bytes limits the size.
     """
-    if _values(data) > VALUES and (_is_intricate(data) or _values(_TEXT.sub(b"", data)) > VALUES):
+    if _values(data) > VALUES and (_is_intricate(data) or _values(TEXT.sub(b"", data)) > VALUES):
         raise TooLarge(
             f"the body has more than {VALUES:,} values (commas and opening brackets)",
             remedy="send less at once: 1,024 calls are a good batch; or large data as a blob or file",
             limit_values=VALUES,
         )
-
-
-#: A text of JSON, or the rest of a body in which it is not closed: so the search takes linear time.
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 def _is_intricate(data: bytes) -> bool:
@@ -159,6 +156,7 @@ class BodyDecoder:
     def __init__(self, in_json: Any, in_msgpack: Any = None, optional: bool = False) -> None:
         self._types = {JSON: in_json, MSGPACK: in_msgpack or in_json}
         self._json = msgspec.json.Decoder(self._types[JSON])
+        self._large_json = msgspec.json.Decoder(self._types[JSON], float_hook=float_of)
         self._msgpack = msgspec.msgpack.Decoder(self._types[MSGPACK])
         self._optional = optional
 
@@ -182,7 +180,10 @@ class BodyDecoder:
         if not data and self._optional:
             return self._types[coding]()
         try:
-            return self._msgpack.decode(data) if coding == MSGPACK else self._json.decode(data)
+            if coding == MSGPACK:
+                return self._msgpack.decode(data)
+            check_numbers(data)
+            return (self._large_json if len(data) > LARGE_BYTES else self._json).decode(data)
         except msgspec.ValidationError as e:
             refuse(e, self._types[coding], "the body")
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
