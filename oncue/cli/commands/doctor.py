@@ -40,9 +40,10 @@ Check = Callable[[], Iterator[Finding]]
 @click.command()
 @click.option("--data", type=click.Path(file_okay=False), help="Data folder to check (default: ~/.oncue).")
 @click.option("--log", "log_url", help="URL of the log to check (default: the setting `log`).")
+@click.option("--endpoint", metavar="NAME", help="Check this endpoint instead, as `oncue endpoint doctor` does.")
 @click.option("--deep", is_flag=True, help="Read the whole embedded log, however large.")
 @json_option
-def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> None:
+def doctor(data: str | None, log_url: str | None, endpoint: str | None, deep: bool, json_: bool) -> None:
     """Check this machine, the log and the server.
 
     On a machine that only uses a server: its URL, your token, clocks, versions, your endpoints.
@@ -53,6 +54,12 @@ def doctor(data: str | None, log_url: str | None, deep: bool, json_: bool) -> No
       oncue doctor
       oncue doctor --log kafka://broker1:9092,broker2:9092
     """
+    if endpoint is not None:
+        from oncue.cli.endpoint.doctor import WAIT_S, examine
+        from oncue.cli.endpoint.folder import folder_of
+
+        examine(folder_of(None, endpoint), WAIT_S, False, json_)
+        return
     settings = load_settings({"data": data, "log": log_url})
     folder = settings.data_path
     serves = can_serve(folder)

@@ -6,6 +6,7 @@ import click
 
 from oncue.cli.command_group import Group
 from oncue.cli.endpoint.configure import configure, init
+from oncue.cli.endpoint.doctor import doctor
 from oncue.cli.endpoint.logs import logs
 from oncue.cli.endpoint.register import register
 from oncue.cli.endpoint.reset import reset
@@ -26,5 +27,5 @@ def endpoint() -> None:
     """
 
 
-for _command in (init, register, configure, start, stop, restart, status, logs, reset, install_service):
+for _command in (init, register, configure, start, stop, restart, status, logs, doctor, reset, install_service):
     endpoint.add_command(_command)
