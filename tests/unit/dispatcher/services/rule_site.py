@@ -71,9 +71,12 @@ class RuleSite:
             await self.stateful.close()
 
     async def emit(self, *events: Event) -> None:
-        """Append events, and wait until the engine has seen them."""
+        """Append events, and wait until the engine has seen and counted them."""
+        engine, before = self.deployed.engine, self.deployed.engine.events
         await self.context.applied(await self.events.append(list(events)))
         while any((await self.site.log.lag("rules", [EVENTS])).values()):
+            await self.context.barrier((EVENTS,))
+        while engine.events < before + len(events):  # it counts when its commit is durable
             await self.context.barrier((EVENTS,))
 
 
