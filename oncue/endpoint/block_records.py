@@ -13,7 +13,7 @@ from enum import Enum
 import msgspec
 
 from oncue.protocol.codec import build_decoders
-from oncue.protocol.records import Stored
+from oncue.protocol.records import BlockReport, Stored
 
 STDERR_CHARS = 2_000  # of a job's own last words, kept with its block
 
@@ -70,9 +70,20 @@ class BlockHistory(Stored, frozen=True):
     final: bool = False  # the scheduler refused the job itself; it was not merely away
 
 
+class BlocksUsage(msgspec.Struct, frozen=True):
+    """Facts about blocks that the server is told. See records.Usage."""
+
+    scheduler: str
+    workers: int
+    waiting_for: str
+    trouble: str
+    node_hours: float
+    blocks: tuple[BlockReport, ...]
+
+
 def mark_of(endpoint: str, block: str) -> str:
     """Return the name of a block's job, by which any agent of the endpoint finds it."""
-    return f"oncue-{endpoint.replace('-', '')[:8]}-{block}"
+    return f"oncue-{endpoint.rpartition('_')[2].replace('-', '')[:8]}-{block}"
 
 
 def end_words(block: BlockRecord) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from oncue.endpoint.block_records import BlockPhase, BlockRecord, end_words
+from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words
 from oncue.endpoint.blocks import WAITING, BlockTable
 from oncue.endpoint.breaker import is_open
 from oncue.endpoint.scaling import spent_node_s
+from oncue.protocol.records import MOST_BLOCKS, BlockReport
 
 SHOWN_ENDED = 5  # the newest
+WHY_CHARS = 900
 
 
 def block_rows(table: BlockTable) -> list[dict[str, Any]]:
@@ -60,9 +62,26 @@ def waiting_words(table: BlockTable) -> str:
     queued = [b for b in (table.blocks[i] for i in table.live) if b.phase in WAITING or not b.registered_us]
     if queued:
         return "waiting for a block: " + "; ".join(phase_words(table, b) for b in queued[:3])
-    if table.plan.why:
+    if not table.plan.why:
+        return ""
+    if not table.live:
         return f"waiting for a block; none is asked for: {table.plan.why}"
-    return ""
+    return f"waiting for a worker; no more blocks are asked for: {table.plan.why}"
+
+
+def usage(table: BlockTable, scheduler: str, workers: int, waiting: bool, trouble: str, now_us: int) -> BlocksUsage:
+    """Return what the server is told of the blocks."""
+    rows = [
+        BlockReport(
+            r["id"], r["job"][:300], r["state"], r["nodes"], r["workers"], r.get("busy", 0),
+            (r.get("why") or r["reason"])[:WHY_CHARS],
+        )
+        for r in block_rows(table)[:MOST_BLOCKS]
+    ]  # fmt: skip
+    words = waiting_words(table) if waiting else ""
+    return BlocksUsage(
+        scheduler, workers, words[:WHY_CHARS], trouble[:WHY_CHARS], max(0.0, node_hours(table, now_us)), tuple(rows)
+    )
 
 
 def breaker_words(table: BlockTable) -> str:

@@ -424,6 +424,11 @@ class BlockTable:
             return None
         return block.walltime_s - (now_us - block.running_us) / 1e6
 
+    def ends_us(self) -> dict[str, int]:
+        """Return when the blocks that run take no more tasks."""
+        running = [b for b in (self.blocks[i] for i in self.live) if b.running_us and b.walltime_s]
+        return {b.id: b.running_us + int((b.walltime_s - end_margin_s(b.walltime_s)) * 1e6) for b in running}
+
     def uses(self, now_us: int) -> list[BlockUse]:
         """Return the blocks as scaling sees them."""
         found = []

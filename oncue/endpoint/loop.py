@@ -57,6 +57,7 @@ class AgentLoop:
         self._busy = False
         self._selector = selectors.DefaultSelector()
         self._wake_fd = -1
+        self._others: dict[int, Callable[[], None]] = {}  # further descriptors
         self._watched: set[int] = set()
         self._watching = (-1, -1)  # versions of the pool's and the socket's descriptors
         self._socket_fds: set[int] = set()
@@ -75,6 +76,11 @@ class AgentLoop:
         self.stop_why = signal.Signals(number).name
         self.signals += 1
 
+    def watch(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` when this descriptor is, before the turn's check."""
+        self._others[fd] = on_readable
+        self._selector.register(fd, selectors.EVENT_READ)
+
     def turn(self, due_us: int, check: Callable[[int], None]) -> None:
         """Run one turn: read, `check(now_us)`, let the agent act.
 
@@ -84,6 +90,8 @@ class AgentLoop:
         for key, _ in self._selector.select(0.0 if self._busy else self._pause_s(due_us)):
             if key.fd == self._wake_fd:
                 os.read(self._wake_fd, 4096)
+            elif key.fd in self._others:
+                self._others[key.fd]()
             elif key.fd not in self._socket_fds:
                 self.pool.on_readable(key.fd)
         at = now_us()

@@ -33,9 +33,12 @@ from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
+from oncue.endpoint.block_limits import most_workers
+from oncue.endpoint.block_workers import BlockWorkers, open_blocks
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.control_files import StopMode, forget_requests, requested_stop
 from oncue.endpoint.folder_claim import FolderClaim
+from oncue.endpoint.local_workers import LocalWorkers
 from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.options.apply import effective, pinning
 from oncue.endpoint.options.file import load_options
@@ -45,7 +48,7 @@ from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
-from oncue.errors import Invalid, OncueError, Refused
+from oncue.errors import OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.text.log_lines import log_to
@@ -81,6 +84,7 @@ class AgentProcess:
         boot, host = os.urandom(8), socket.gethostname()
         self._claim = FolderClaim(folder, host, boot, log.info)
         forget_requests(folder)
+        local = kind_of(options.provider) == LOCAL
         workers = settings.workers or os.cpu_count() or 1
         self.identity = AgentIdentity(
             settings.id, oncue.__version__, platform.python_version(), host, os.getpid(), boot, self._claim.after
@@ -93,21 +97,29 @@ class AgentProcess:
             journal,
             cache,
             random.Random(),
-            workers,
+            workers if local else most_workers(options),
             now_us(),
             budget_bytes=settings.spool_bytes,
+            adopts=not local,
         )
         self._servers = ServerList(folder / "servers.json", lambda: folder_settings.resolve_server(settings))
         self._socket = AgentSocket(curve.load_or_make_keys(folder / "agent.key"))
-        context = _provider_context(folder, settings, options, container, Orphans() if adopts else None)
-        self._provider = PROVIDERS[provider](context)
-        self._block = self._provider.submit(BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers))
-        self.pool = self._block.pool
-        self._loop = AgentLoop(self.agent, self.pool, self._socket, self._dial, self._servers.remember)
+        self._workers: LocalWorkers | BlockWorkers
+        if local:
+            context = _provider_context(folder, settings, options, container, Orphans() if adopts else None)
+            block = BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers)
+            self._workers = LocalWorkers(PROVIDERS[provider](context), block)
+        else:
+            self._workers = open_blocks(folder, settings, options, self.agent, journal)
+        self.pool = self._workers.pool
+        self._loop = AgentLoop(
+            self.agent, self.pool, self._socket, self._dial, self._servers.remember, self._workers.journalled
+        )
+        if isinstance(self._workers, BlockWorkers):
+            self._loop.watch(self._workers.fd, self._workers.on_readable)
         self._me = psutil.Process()
         self._usage_us = self._status_us = 0
         self._status = b""
-        self._trouble = ""
         self._why = self._remedy = ""  # why the server refuses the key; remedy
         self._register_again = folder_settings.register_again(settings.name, folder)
         self._key_refused_us = 0
@@ -120,9 +132,9 @@ class AgentProcess:
         """Run until a signal. Raises Refused if the server rejects this endpoint."""
         self._loop.stop_on_signals()
         while not self.agent.refused and not self._is_over():
-            self._loop.turn(self._status_us + STATUS_US, self._check)
+            self._loop.turn(min(self._status_us + STATUS_US, self._workers.due_us()), self._check)
         if self.agent.refused:
-            self._provider.cancel([self._block.id], 0.0)
+            self._workers.finish(self._loop, 0.0)
             raise self.agent.refused
         self._finish()
 
@@ -140,6 +152,7 @@ class AgentProcess:
 
     def _check(self, at: int) -> None:
         self._check_connection(at)
+        self._workers.check(at)
         self._report_status(at)
 
     def _dial(self, to: Connect) -> None:
@@ -155,14 +168,11 @@ class AgentProcess:
         self._claim.beat()
         if step_us := process_clock.observe():
             log.warning("the system clock was stepped by %+.1f s; the agent keeps its own time", step_us / 1e6)
-        block = self._provider.status([self._block.id]).get(self._block.id)
-        if block is not None and block.reason != self._trouble:
-            self._trouble = block.reason
-            log.log(logging.ERROR if self._trouble else logging.INFO, "%s", self._trouble or "workers start again")
+        self._workers.report()
         if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
             memory = self._me.memory_info().rss
-            self.agent.report_usage(self.pool.busy, os.getloadavg()[0], memory)
+            self.agent.report_usage(self.pool.busy, os.getloadavg()[0], memory, self._workers.usage())
         self.write_status()
 
     def _check_connection(self, at: int) -> None:
@@ -208,10 +218,10 @@ class AgentProcess:
             "busy": self.pool.busy,
             "queued": len(agent.queue.held) - agent.running,
             "spooled": sum(n.count for n in agent.outbox.spool.values()),
-            "trouble": self._trouble,
+            "trouble": self._workers.trouble,
             "why": self._why,
             "remedy": self._remedy,
-        }
+        } | self._workers.facts()
         text = json.dumps(status).encode()
         if text == self._status:
             return
@@ -229,12 +239,13 @@ class AgentProcess:
         """Let running tasks end and send results. Waiting tasks stay in the journal."""
         self.agent.stop(self._loop.stop_why)
         grace_s = 0.0 if self._stop_mode is StopMode.CANCEL else self.settings.grace_s
-        self._provider.cancel([self._block.id], grace_s)
+        self._workers.finish(self._loop, grace_s)
         self._loop.flush(2.0)
         self.write_status("stopped")
         log.info("stopped")
 
     def close(self) -> None:
+        self._workers.close()
         self._socket.close()
         self._loop.close()
         self._file.close()
@@ -258,7 +269,9 @@ def _provider_context(
     )
 
 
-def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE) -> int:
+def main(
+    argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE, jobs: JobProvider | None = None
+) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")
@@ -269,13 +282,11 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
     try:
         options = load_options(folder)
         settings = effective(folder_settings.load(folder), options)
-        if (kind := kind_of(options.provider)) != LOCAL:
-            raise Invalid(f"provider.kind {kind}: this version has local workers only", remedy="write kind: local")
         if not settings.debuggable:
             hide_from_tasks()
-        process = AgentProcess(
-            folder, settings, options, provider=provider, container=container, adopts=adopt_orphans()
-        )
+        # Commands of a batch scheduler are children too, which are nobody's orphans.
+        adopts = kind_of(options.provider) == LOCAL and adopt_orphans()
+        process = AgentProcess(folder, settings, options, provider=provider, container=container, adopts=adopts)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1

@@ -220,6 +220,21 @@ class Output(Stored, tag="output", frozen=True):
     text: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
 
+class BlockReport(Stored, frozen=True):
+    """One block of an endpoint: a batch job that holds workers."""
+
+    id: Short
+    job: Short  # the scheduler's id; "": not known
+    state: Short  # asked, pending, running, draining, ended
+    nodes: Natural
+    workers: Natural
+    busy: Natural = 0
+    reason: Short = ""  # why it waits or has ended
+
+
+MOST_BLOCKS = 50  # in one report
+
+
 class Usage(Stored, tag="usage", frozen=True):
     """Load of an endpoint and its machine."""
 
@@ -235,6 +250,11 @@ class Usage(Stored, tag="usage", frozen=True):
     memory_bytes: Natural = 0
     agent_version: Short = ""
     python: Short = ""
+    scheduler: Short = ""  # kind of the provider of blocks; "": workers of the agent's own machine
+    waiting_for: Short = ""  # why tasks at the agent wait
+    trouble: Short = ""  # why no worker can be had
+    node_hours: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0  # within the limit's period
+    blocks: Annotated[tuple[BlockReport, ...], msgspec.Meta(max_length=MOST_BLOCKS)] = ()
 
 
 Report = Started | Output | Usage

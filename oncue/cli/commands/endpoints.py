@@ -66,6 +66,11 @@ def show(name: str, json_: bool) -> None:
     lost_after = duration_text(e.lost_after_ms) if e.lost_after_ms else "never"
     facts([("agent", e.agent_version), ("python", e.python), ("owner", e.owner), ("labels", e.labels)])
     facts([("lost after", lost_after)])
+    if e.scheduler:
+        facts([("scheduler", e.scheduler), ("node-hours", f"{e.node_hours:.2f}"), ("tasks wait", e.waiting_for)])
+        for b in e.blocks:
+            size = f"{b.nodes} nodes, {b.busy} of {b.workers} workers busy"
+            facts([(f"block {b.id}", f"{b.state}, {size}" + (f": {b.reason}" if b.reason else ""))])
 
 
 @endpoints.command()

@@ -68,6 +68,7 @@ class EndpointChannel:
         self.since_us = 0
         self.hello: bridge.Hello | None = None
         self.refused = self.full = ""  # why the agent is refused; why it takes no tasks
+        self.waiting_for = ""  # why tasks at the agent wait, as it told last
         self._session = MessageNumbers()
         self.agent_clock = AgentClock()
         self.granted = self.sent = 0  # tasks, since the session's start
@@ -249,7 +250,7 @@ class EndpointChannel:
             self.refuse(refused)
             return
         self.hello, self.refused, self.full, self._limits.workers = hello, "", "", max(1, hello.workers)
-        self.granted = self.sent = 0
+        self.granted, self.sent, self.waiting_for = 0, 0, ""
         self._agent_tasks.begin_inventory()
         self.phase = ChannelPhase.INVENTORY
         if hello.held == 0:

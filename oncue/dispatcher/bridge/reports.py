@@ -65,6 +65,7 @@ class AgentReports:
         report = channel.agent_clock.correct_report(report, channel.now_us)
         if isinstance(report, Usage):
             self.usage[endpoint] = report
+            channel.waiting_for = report.waiting_for
             self._append(report)
         elif all(i in channel.in_flight for i in _tasks(report)):
             self._show_started(channel, report)

@@ -191,7 +191,7 @@ class EndpointService:
         why = self._effects.phase_reasons.get(e.id, "")
         if channel is not None and channel.full and here:
             why = takes_none("it", channel)
-        return r.EndpointInfo(
+        info = r.EndpointInfo(
             id=e.id,
             name=e.name,
             owner=e.owner,
@@ -208,6 +208,7 @@ class EndpointService:
             why=why,
             lost_after_ms=e.lost_after_ms,
         )
+        return _with_blocks(info, usage) if here else info
 
     # ------------------------------------------------------------ revoke
 
@@ -285,6 +286,8 @@ def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: 
     )
     if report is None:
         return info
+    if here:
+        info = _with_blocks(info, report)
     return msgspec.structs.replace(
         info,
         workers=report.workers if here else 0,
@@ -293,6 +296,21 @@ def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: 
         host=report.host,
         agent_version=report.agent_version,
         python=report.python,
+    )
+
+
+def _with_blocks(info: r.EndpointInfo, usage: Usage | None) -> r.EndpointInfo:
+    """Return the endpoint with the blocks that its agent has told."""
+    if usage is None or not usage.scheduler:
+        return info
+    return msgspec.structs.replace(
+        info,
+        workers=usage.workers,
+        why=info.why or usage.trouble,
+        scheduler=usage.scheduler,
+        waiting_for=usage.waiting_for,
+        node_hours=usage.node_hours,
+        blocks=[r.BlockInfo(b.id, b.job, b.state, b.nodes, b.workers, b.busy, b.reason) for b in usage.blocks],
     )
 
 

@@ -56,6 +56,8 @@ def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int,
         return "it runs"
     if blobs_trouble and state.args[:1] == REF:
         return f"its large arguments cannot be read: {blobs_trouble}"
+    if channel.waiting_for and (channel.at_agent(state.id) or not channel.full):
+        return f"endpoint {name!r}: {channel.waiting_for}"
     if channel.at_agent(state.id):
         return f"it is at endpoint {name!r}, for a free worker or running"
     if channel.full:

@@ -22,6 +22,7 @@ from oncue.endpoint.agent.effects import Connect, Effect, RememberServers
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
+from oncue.endpoint.block_records import BlocksUsage
 from oncue.errors import Refused, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
@@ -195,17 +196,18 @@ class Agent(HeldTasks):
         else:
             self._output_allowance += len(text)
 
-    def report_usage(self, busy: int, load: float, memory_bytes: int) -> None:
+    def report_usage(self, busy: int, load: float, memory_bytes: int, blocks: BlocksUsage | None = None) -> None:
         """Report the machine's load and memory. Called every few seconds."""
         i = self.identity
         spooled = sum(n.count for n in self.outbox.spool.values())
         queued = len(self.queue.held) - self.running
-        self._report(
-            Usage(
-                VERSION, i.endpoint, self.now_us, self.workers, busy, queued, spooled, i.host, load, memory_bytes,
-                i.version, i.python,
-            )
+        report = Usage(
+            VERSION, i.endpoint, self.now_us, self.workers, busy, queued, spooled, i.host, load, memory_bytes,
+            i.version, i.python,
         )  # fmt: skip
+        if blocks is not None:
+            report = msgspec.structs.replace(report, **msgspec.structs.asdict(blocks))
+        self._report(report)
 
     # ------------------------------------------------------------ turns
 

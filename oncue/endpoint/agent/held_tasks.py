@@ -66,6 +66,8 @@ class HeldTasks:
         self.server_clock = PeerClock(TOLERANCE_US)
         self._began_us = now_us
         self.other_records: Callable[[], list[bytes]] = list  # of blocks, for a rewrite of the journal
+        #: Returns None if a call's tasks may start now, "" if later, else why they never can.
+        self.admission: Callable[[Call], str | None] | None = None
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -185,11 +187,21 @@ class HeldTasks:
             self._end(group, tasks, ERROR, failure)
 
     def _assign(self, room: int, chunk_size: Callable[[str], int]) -> None:
-        queue = self.queue
+        queue, passed = self.queue, 0  # functions in a row whose tasks may not start now
         while room > 0 and not self.stopping:
             function = queue.next_function()
             if function is None:
                 return
+            if self.admission is not None and (misfit := self.admission(queue.next_call(function))) is not None:
+                if misfit:
+                    self._refuse(function, misfit)
+                    continue
+                passed += 1
+                if passed >= queue.functions:
+                    return
+                queue.pass_over(function)
+                continue
+            passed = 0
             body = self.functions.get(function)
             if body is None:  # its file is gone: fetch it again
                 for group, tasks in [queue.dequeue(function, 1 << 30)]:
@@ -206,6 +218,11 @@ class HeldTasks:
             self.running += len(tasks)
             self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks, group.call.run))
             room -= 1
+
+    def _refuse(self, function: str, why: str) -> None:
+        """End the next queued tasks of a function: they can never run here."""
+        group, tasks = self.queue.dequeue(function, 1 << 30)
+        self._end(group, tasks, REFUSED, encode(Failure("oncue.TaskRefused", why)))
 
     # ------------------------------------------------------------ results of the workers
 

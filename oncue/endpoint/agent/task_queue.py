@@ -88,6 +88,23 @@ class TaskQueue:
         """Return the function whose turn it is."""
         return next(iter(self._queues), None)
 
+    @property
+    def functions(self) -> int:
+        """Number of functions that have queued tasks."""
+        return len(self._queues)
+
+    def next_call(self, function: str) -> Call:
+        """Return the call whose tasks are dequeued next."""
+        return self._queues[function][0].group.call
+
+    def next_calls(self) -> list[Call]:
+        """Return the next call of each function."""
+        return [queue[0].group.call for queue in self._queues.values()]
+
+    def pass_over(self, function: str) -> None:
+        """Let the next function have its turn."""
+        self._queues.move_to_end(function)
+
     def dequeue(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
         """Remove up to `most` tasks of one group; the next function's turn follows."""
         queue = self._queues[function]

@@ -14,7 +14,7 @@ and names what it holds when it dials again. So this knows what each node holds:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Protocol
 
 import msgspec
@@ -71,6 +71,7 @@ class NodePool:
         self.trouble = ""  # why it takes no tasks; empty if it does
         self.joined_us = now_us
         self.draining = self._hands_back = False
+        self._spared: Set[bytes] = frozenset()  # tasks that are not handed back
         self.gone = ""  # why it is gone for good; empty if it is not
         self.now_us = now_us
         self.out: list[list[bytes]] = []  # messages to the node
@@ -301,9 +302,10 @@ class NodePool:
         self.draining = True
         self._recall(list(self.tasks.chunks.values()))
 
-    def hand_back(self) -> None:
-        """End all its tasks, also running ones, and requeue them uncharged."""
+    def hand_back(self, spared: Set[bytes] = frozenset()) -> None:
+        """End all its tasks but the spared ones, and requeue them uncharged."""
         self.draining = self._hands_back = True
+        self._spared = spared
         self._recall(list(self.tasks.chunks.values()))
 
     def _recall(self, chunks: list[NodeChunk]) -> None:
@@ -313,7 +315,7 @@ class NodePool:
             self._send_recall(chunks)
 
     def _send_recall(self, chunks: list[NodeChunk]) -> None:
-        ids = [t.id for chunk in chunks for t in self.tasks.live(chunk)]
+        ids = [t.id for chunk in chunks for t in self.tasks.live(chunk) if t.id not in self._spared]
         if ids:
             self._send(bridge.Recall(self._hands_back), b"".join(ids))
 

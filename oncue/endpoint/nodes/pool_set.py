@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
+from oncue.endpoint.durations import Durations
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.listener import NodeLink
 from oncue.endpoint.nodes.node_pool import NodePool
@@ -85,6 +86,10 @@ class PoolSet:
         self._keys: dict[str, bytes] = {}  # public ones, by block
         self._jobs: dict[str, str] = {}
         self._draining: set[str] = set()  # blocks
+        self._ends_us: dict[str, int] = {}  # of blocks that have a walltime
+        #: Returns how long a task of this function and these options needs; 0: not known.
+        self.need_us: Callable[[str, RunOptions | None], int] = lambda function, options: 0
+        self.durations = Durations()
         self._rooms: dict[str, int] = {}  # by the pool's name
         self._room = 0
         self._by_room: list[tuple[int, int, NodePool]] = []  # a heap, with outdated entries
@@ -238,20 +243,41 @@ class PoolSet:
     ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
         self.now_us = self._clock()
+        pool = self._roomiest() if self._fits_all(need := self.need_us(function, options)) else self._fitting(need)
+        if pool is None:
+            self._back.append(tasks)
+            return
+        self._room -= self._rooms.pop(pool.name)
+        pool.now_us = max(pool.now_us, self.now_us)
+        pool.run(function, timeout_ms, attempt, tasks, options)
+        self._changed(pool)
+
+    def _roomiest(self) -> NodePool | None:
+        """Return the node with most room."""
         heap = self._by_room
         while heap:
-            room, _, pool = heap[0]
-            if self._rooms.get(pool.name, 0) != -room:
-                heapq.heappop(heap)
-                continue
-            heapq.heappop(heap)
-            self._rooms.pop(pool.name)
-            self._room += room
-            pool.now_us = max(pool.now_us, self.now_us)
-            pool.run(function, timeout_ms, attempt, tasks, options)
-            self._changed(pool)
-            return
-        self._back.append(tasks)
+            room, _, pool = heapq.heappop(heap)
+            if self._rooms.get(pool.name, 0) == -room:
+                return pool
+        return None
+
+    def _fits_all(self, need_us: int) -> bool:
+        """Return True if no block ends within `need_us`."""
+        return not need_us or not self._ends_us or self.now_us + need_us <= min(self._ends_us.values())
+
+    def _fitting(self, need_us: int) -> NodePool | None:
+        """Return a node with room whose block does not end within `need_us`."""
+        by = self.now_us + need_us
+        fitting = [p for p in self._pools.values() if p.name in self._rooms and self._ends_us.get(p.block, by) >= by]
+        return max(fitting, key=lambda p: self._rooms[p.name], default=None)
+
+    def fits(self, need_us: int) -> bool:
+        """Return True if a node with room remains for `need_us`."""
+        return self._fits_all(need_us) or self._fitting(need_us) is not None
+
+    def set_ends(self, ends_us: dict[str, int]) -> None:
+        """Set when blocks end: no task goes there that needs longer."""
+        self._ends_us = ends_us
 
     def cancel(self, ids: frozenset[bytes]) -> None:
         """End those of these tasks that the nodes hold."""
@@ -269,6 +295,7 @@ class PoolSet:
             dirty, self._dirty = self._dirty, {}
             for name, pool in dirty.items():
                 found = pool.drain()
+                self._measure(found)
                 events.ended += found.ended
                 events.requeue += found.requeue
                 events.started += found.started
@@ -276,6 +303,11 @@ class PoolSet:
                 if not pool.gone:
                     self._unacked[name] = pool
         return events
+
+    def _measure(self, events: PoolEvents) -> None:
+        for function, _, ends in events.ended:
+            if ends and ends[-1].started_us:
+                self.durations.add(function, ends[-1].ended_us - ends[-1].started_us)
 
     def acknowledge(self) -> None:
         """Note that the agent's journal has all results that were drained."""
@@ -337,11 +369,11 @@ class PoolSet:
             self._changed(pool)
         self._draining.add(block)
 
-    def hand_back(self, block: str) -> None:
-        """End a block's tasks, running ones too, and requeue them uncharged."""
+    def hand_back(self, block: str, spared: Set[bytes] = frozenset()) -> None:
+        """End a block's tasks but the spared ones, and requeue them uncharged."""
         self.drain_block(block)
         for pool in self._of(block):
-            pool.hand_back()
+            pool.hand_back(spared)
             self._changed(pool)
 
     def dismiss(self, block: str) -> None:

@@ -8,6 +8,7 @@ from oncue.protocol.api.base import Page, Problem, Request, Response
 from oncue.protocol.api.blobs import BlobsMissing, BlobsRequest
 from oncue.protocol.api.events import DeadInfo, Dismissed, DismissRequest, Emitted, EventCount, EventInfo
 from oncue.protocol.api.registry import (
+    BlockInfo,
     EndpointInfo,
     EndpointRequest,
     FunctionInfo,
@@ -70,6 +71,7 @@ __all__ = [
     "BatchRequest",
     "BlobsMissing",
     "BlobsRequest",
+    "BlockInfo",
     "CancelRequest",
     "DeadInfo",
     "DeployRequest",

@@ -92,6 +92,18 @@ class EndpointRequest(Request, frozen=True):
     labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=64)] | None = None  # replaces all; {}: none
 
 
+class BlockInfo(Response, frozen=True):
+    """One block of an endpoint: a batch job that holds workers."""
+
+    id: str
+    job: str  # the scheduler's id; "": not known
+    state: str  # asked, pending, running, draining, ended
+    nodes: int
+    workers: int
+    busy: int = 0
+    reason: str = ""  # why it waits or has ended
+
+
 class EndpointInfo(Response, frozen=True):
     """An endpoint, its connection and its load."""
 
@@ -110,6 +122,10 @@ class EndpointInfo(Response, frozen=True):
     labels: dict[str, str] = {}
     why: str = ""
     lost_after_ms: int = 0  # without a connection for so long, its attempts are lost; 0: never
+    scheduler: str = ""  # slurm, pbspro ...; "": workers of the agent's own machine
+    waiting_for: str = ""  # why tasks at the agent wait for a worker
+    node_hours: float = 0.0  # within the limit's period
+    blocks: list[BlockInfo] = []
 
     since = Moment("since_us")
 

@@ -1,0 +1,347 @@
+"""Workers of an agent in batch jobs: table of blocks, scheduler, nodes' pools.
+
+loop ──check──► BlockTable ──effects──► JobThread ──► scheduler
+                    ▲  └────────────► PoolSet (nodes): drain, hand back, dismiss
+                    └── answers, nodes that join and leave
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from oncue import curve
+from oncue.clocks.process import now_us
+from oncue.endpoint import block_status
+from oncue.endpoint.agent.agent import Agent
+from oncue.endpoint.agent.journal import BLOCK, BLOCK_HISTORY, Journal, pack
+from oncue.endpoint.block_limits import scaling_limits
+from oncue.endpoint.block_records import (
+    BlockEffect,
+    BlockRecord,
+    BlocksUsage,
+    CancelJobs,
+    DrainBlock,
+    EndBlock,
+    FindBlocks,
+    PollJobs,
+    ReleaseBlock,
+    SubmitBlock,
+)
+from oncue.endpoint.blocks import BlockTable
+from oncue.endpoint.control_files import KEEP_BLOCKS, RESET_BLOCKS
+from oncue.endpoint.live_block import NewBlock
+from oncue.endpoint.loop import AgentLoop
+from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes
+from oncue.endpoint.nodes.pool_set import PoolSet
+from oncue.endpoint.options.options import EndpointOptions
+from oncue.endpoint.options.providers import kind_of
+from oncue.endpoint.providers.job_catalog import job_provider
+from oncue.endpoint.providers.job_events import (
+    JobEvent,
+    JobsCancelled,
+    JobsPolled,
+    MarksSearched,
+    SubmitFailed,
+    Submitted,
+)
+from oncue.endpoint.providers.job_thread import JobThread
+from oncue.endpoint.providers.jobs import JobRequest
+from oncue.endpoint.scaling import Demand, ScalingLimits
+from oncue.endpoint.settings import EndpointSettings
+from oncue.endpoint.task_walltimes import TaskWalltimes
+from oncue.protocol.codec import encode
+from oncue.protocol.records import Call
+
+log = logging.getLogger("oncue.agent")
+TICK_US, SOON_US = 1_000_000, 100_000
+HAND_BACK_S = 5.0  # for nodes to end and hand back running tasks, when the agent stops
+STOP_S = 60.0  # for the scheduler to confirm that all jobs have ended
+CLOSE_S = 5.0  # for the scheduler's command that is under way
+
+
+class BlockWorkers:
+    """Blocks of one endpoint and the pools of their nodes.
+
+    `environment` is exported by the jobs' scripts. `kind`: of the scheduler, for people.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        endpoint: str,
+        agent: Agent,
+        journal: Journal,
+        limits: ScalingLimits,
+        jobs: JobThread,
+        pools: PoolSet,
+        launch: NodeLaunch,
+        environment: dict[str, str],
+        kind: str,
+    ) -> None:
+        self._folder, self._agent, self._journal, self._kind = folder, agent, journal, kind
+        self._jobs, self.pool, self._launch, self._environment = jobs, pools, launch, environment
+        self.journalled = pools.acknowledge
+        found = journal.recovered
+        self.table = BlockTable(
+            endpoint, limits, journal, found.blocks.values(), found.block_history, now_us(), new_block
+        )
+        agent.other_records = self._records
+        self._walltimes = TaskWalltimes(limits.walltime_s, pools.durations, agent.functions.get)
+        pools.need_us, agent.admission = self._walltimes.need_us, self._admit
+        for block in self.table.blocks.values():
+            if block.id in self.table.live:
+                self._allow(block)
+        if self.table.live:
+            log.info("adopted %d blocks of before", len(self.table.live))
+        self._ready = True  # the job thread may have events
+        self._due_us = 0
+        self._demanded = False
+        self._told = ("", "")
+
+    @property
+    def fd(self) -> int:
+        """Descriptor that is readable when the job thread has events."""
+        return self._jobs.fd
+
+    @property
+    def trouble(self) -> str:
+        """Reason why no worker can be had; empty if there is none."""
+        return block_status.breaker_words(self.table) or self._jobs.trouble() or self.pool.trouble
+
+    def on_readable(self) -> None:
+        """Note that the job thread has events."""
+        self._ready = True
+
+    def _records(self) -> list[bytes]:
+        blocks, history = self.table.records()
+        return [*(pack(BLOCK, encode(b)) for b in blocks), pack(BLOCK_HISTORY, encode(history))]
+
+    # ------------------------------------------------------------ turns
+
+    def due_us(self) -> int:
+        """Return when `check` is due at the latest, unix µs."""
+        return self._due_us
+
+    def check(self, at: int) -> None:
+        """Take the scheduler's answers and the nodes' changes; tick when it is due."""
+        if self._ready:
+            self._ready = False
+            for event in self._jobs.drain():
+                self._apply(event, at)
+                self._due_us = min(self._due_us, at)
+        if self.pool.changes():
+            self._note_nodes(at)
+            self._due_us = min(self._due_us, at)
+        demanded = bool(self._agent.queue.held)
+        if demanded and not self._demanded:  # the first task does not wait for the next tick
+            self._due_us = min(self._due_us, at)
+        self._demanded = demanded
+        if at >= self._due_us:
+            self._due_us = at + TICK_US
+            self._tick(at)
+
+    def _tick(self, at: int) -> None:
+        agent, busy, running = self._agent, Counter[str](), 0
+        for node in self.pool.nodes():
+            busy[node.block] += node.held
+            running += min(node.held, node.workers)
+        waiting = 0 if agent.draining else max(0, len(agent.queue.held) - running)
+        self._walltimes.renew()
+        needs = [self._walltimes.need_us(call.function, call.run) for call in agent.queue.next_calls()]
+        self.table.tick(at, Demand(waiting, running, walltime_s=max(needs, default=0) / 1e6), busy)
+        self._act()
+        self.pool.set_ends(self.table.ends_us())
+
+    def _admit(self, call: Call) -> str | None:
+        """Return None if tasks of this call may start now, "" if later, else why never."""
+        need = self._walltimes.need_us(call.function, call.run)
+        if not need or self.pool.fits(need):
+            return None
+        return self._walltimes.misfit(call)
+
+    def _act(self) -> None:
+        for effect in self.table.take_effects(durable=self._journal.write()):
+            self._execute(effect)
+
+    def _apply(self, event: JobEvent, at: int) -> None:
+        table = self.table
+        match event:
+            case Submitted():
+                table.on_submitted(event.mark, event.job, at)
+                block = table.blocks.get(event.mark.rsplit("-", 1)[-1])
+                if block is not None and block.id in table.live:
+                    self._allow(block)
+                    log.info("block %s: job %s was submitted, %d nodes", block.id, block.job, block.nodes)
+            case SubmitFailed():
+                log.warning("a block could not be submitted: %s", event.why)
+                table.on_submit_failed(
+                    event.mark, event.why, transient=event.transient, unclear=event.unclear, now_us=at
+                )
+            case MarksSearched():
+                table.on_searched(event.found, event.missing, at)
+            case JobsPolled():
+                table.on_jobs(event.jobs, at)
+            case JobsCancelled():
+                pass
+
+    def _note_nodes(self, at: int) -> None:
+        """Tell the table which nodes have joined or left."""
+        here: dict[str, set[str]] = {}
+        for node in self.pool.nodes():
+            name = f"{node.host}:{node.pid}"
+            here.setdefault(node.block, set()).add(name)
+            live = self.table.live.get(node.block)
+            if live is not None and node.ready and name not in live.nodes:
+                self.table.on_node_joined(node.block, name, at)
+                log.info("block %s: node %s joined, %d workers", node.block, node.host, node.workers)
+        for block_id, live in self.table.live.items():
+            for name in live.nodes - here.get(block_id, set()):
+                self.table.on_node_left(block_id, name, at)
+
+    def _execute(self, effect: BlockEffect) -> None:
+        match effect:
+            case SubmitBlock(block, mark, secret):
+                self._allow(block)
+                self._jobs.submit(
+                    JobRequest(
+                        mark,
+                        self._launch.command(block.id, block.workers),
+                        block.nodes,
+                        int(block.walltime_s),
+                        self._environment | self._launch.environment(secret.encode()),
+                    )
+                )
+            case FindBlocks(marks):
+                self._jobs.find(marks)
+            case PollJobs(ids):
+                self._jobs.poll(ids)
+            case CancelJobs(ids):
+                self._jobs.cancel(ids)
+            case DrainBlock(block_id, hand_back):
+                if hand_back:
+                    self.pool.hand_back(block_id, self._walltimes.hand_back(self.pool.held_by(block_id)))
+                else:
+                    self.pool.drain_block(block_id)
+            case ReleaseBlock(block_id):
+                self.pool.dismiss(block_id)
+            case EndBlock(block_id, why):
+                log.info("block %s has ended: %s", block_id, why)
+                self.pool.end_block(block_id, why)
+
+    def _allow(self, block: BlockRecord) -> None:
+        if block.key:
+            self.pool.allow(block.id, block.key.encode(), f"job {block.job}" if block.job else "")
+
+    # ------------------------------------------------------------ for people
+
+    def report(self) -> None:
+        """Obey `oncue endpoint reset`; log why no blocks are asked for any more."""
+        file = self._folder / RESET_BLOCKS
+        if file.exists():
+            file.unlink(missing_ok=True)
+            log.info("reset: blocks are asked for again")
+            self.table.reset()
+            self._jobs.retry_now()
+            self._due_us = 0
+        told = (block_status.breaker_words(self.table), self._jobs.trouble())
+        for words, before in zip(told, self._told, strict=True):
+            if bool(words) != bool(before) and words:
+                log.error("%s", words)
+        self._told = told
+
+    def usage(self) -> BlocksUsage:
+        """Return what the server is told."""
+        waiting = bool(self._agent.queue.held)
+        return block_status.usage(self.table, self._kind, self.pool.ready, waiting, self.trouble, now_us())
+
+    def facts(self) -> dict[str, Any]:
+        """Return the entries of status.json about blocks."""
+        table = self.table
+        return {
+            "blocks": block_status.block_rows(table),
+            "scaling": table.plan.why,
+            "waiting": block_status.waiting_words(table) if self._agent.queue.held else "",
+            "breaker": block_status.breaker_words(table),
+            "scheduler": self._jobs.trouble(),
+            "node_hours": round(block_status.node_hours(table, now_us()), 3),
+        }
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self, loop: AgentLoop, grace_s: float) -> None:
+        """End all jobs, or with the file `keep-blocks`, leave them to the next agent.
+
+        Running tasks get `grace_s`; then they are handed back, and run after the next start.
+        """
+        keep = self._folder / KEEP_BLOCKS
+        if keep.exists():
+            keep.unlink(missing_ok=True)
+            log.info("%d blocks are kept for the next agent", len(self.table.live))
+            return
+        blocks = list(self.table.live)
+        for block in blocks:
+            self.pool.drain_block(block)
+        self._turn_until(loop, grace_s, lambda: not self.pool.busy)
+        for block in blocks:
+            self.pool.hand_back(block)
+        self._turn_until(loop, HAND_BACK_S, lambda: not any(self.pool.held_by(b) for b in blocks))
+        for block in blocks:
+            self.pool.dismiss(block)
+        self.table.stop(now_us(), cancel=True)
+        self._due_us = 0
+        self._turn_until(loop, STOP_S, lambda: not self.table.live)
+        for left in [self.table.blocks[i] for i in self.table.live]:
+            log.error(
+                "block %s: job %s could not be ended: %s; end it by hand, or start the endpoint: it cancels the job",
+                left.id, left.job or "(unknown)", self._jobs.trouble() or "the scheduler still lists it",
+            )  # fmt: skip
+
+    def _turn_until(self, loop: AgentLoop, limit_s: float, reached: Any) -> None:
+        deadline = time.monotonic() + limit_s
+        while not reached() and time.monotonic() < deadline:
+            loop.turn(min(self._due_us, now_us() + SOON_US), self.check)
+
+    def close(self) -> None:
+        self.pool.close(0.0)
+        if not self._jobs.close(CLOSE_S):
+            log.warning("a command of the scheduler is still under way")
+
+
+def new_block() -> NewBlock:
+    """Return the name and keys of a new block."""
+    keys = curve.make_keys()
+    return NewBlock(os.urandom(4).hex(), keys.public.decode(), keys.secret.decode())
+
+
+def open_blocks(
+    folder: Path, settings: EndpointSettings, options: EndpointOptions, agent: Agent, journal: Journal
+) -> BlockWorkers:
+    """Open the endpoint's blocks: adopt those that run, and listen for nodes.
+
+    Raises OncueError (the options, a library that is missing), OSError (the folder).
+    """
+    limits, kind = scaling_limits(options), kind_of(options.provider)
+    provider = job_provider(options.provider, folder)
+    pools, launch = open_nodes(folder, agent, options.network)
+    launch = msgspec.structs.replace(launch, arguments=node_arguments(settings))
+    environment = {name: str(value) for name, value in options.environment.items()}
+    jobs = JobThread(provider)
+    return BlockWorkers(folder, settings.id, agent, journal, limits, jobs, pools, launch, environment, kind)
+
+
+def node_arguments(settings: EndpointSettings) -> tuple[str, ...]:
+    """Return the arguments that limit the workers of each node."""
+    limits = settings.limits()
+    words = [word for glob in settings.pass_env for word in ("--pass-env", glob)]
+    for name, value in (
+        ("--threads", limits.threads), ("--max-tasks", limits.max_tasks), ("--max-memory-bytes", limits.max_memory_bytes),
+    ):  # fmt: skip
+        words += [name, str(value)] if value else []
+    return (*words, "--grace-s", f"{settings.grace_s:g}")

@@ -1,0 +1,211 @@
+"""An endpoint with blocks of a real Slurm, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.running import PATIENCE_S, System, system_in
+from tests.slurm.cluster import Cluster
+
+YAML = """\
+provider: {kind: slurm, partition: debug, exclusive: false, cores_per_node: 2}
+blocks: {max: 2, nodes: 1, walltime: 10m, idle: 2s}
+workers: {per_node: 2}
+network: {address: 127.0.0.1}
+limits: {submits: 100/min}
+"""
+TASKS = 200
+
+
+def double(n: int) -> int:
+    return n * 2
+
+
+def nap(seconds: float, note: str = "") -> int:
+    if note:
+        with open(note, "a") as file:
+            file.write("ran\n")
+    time.sleep(seconds)
+    return os.getpid()
+
+
+class SlurmEndpoint:
+    """The endpoint `hpc` in its folder, and its agent as a process."""
+
+    def __init__(self, system: System, slurm: Cluster, yaml: str = YAML) -> None:
+        self.system, self.slurm = system, slurm
+        self.folder = system.folder / "hpc"
+        self.place = ("hpc", "--dir", str(self.folder))
+        self._former = slurm.jobs().keys()  # of other tests
+        system.oncue("endpoint", "register", *self.place)
+        (self.folder / "endpoint.yaml").write_text(yaml)
+
+    def start(self) -> psutil.Process:
+        self.system.oncue("endpoint", "start", *self.place, "--detach")
+        self.system.await_connected("hpc")
+        return psutil.Process(int((self.folder / "lock").read_text()))
+
+    def stop(self) -> None:
+        self.system.oncue("endpoint", "stop", *self.place)
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "status.json").read_text()))
+
+    def blocks(self, *states: str) -> list[dict[str, Any]]:
+        return [b for b in self.status().get("blocks", []) if b["state"] in states]
+
+    def await_blocks(self, *states: str, count: int = 1) -> list[dict[str, Any]]:
+        found = lambda: len(self.blocks(*states)) >= count and self.blocks(*states)  # noqa: E731
+        return self.system.await_true(found, f"{count} blocks are {states}: {self.status()}") or []
+
+    def jobs(self) -> set[str]:
+        """Return all jobs that were submitted since the test began."""
+        return self.slurm.jobs().keys() - self._former
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, slurm: Cluster) -> Iterator[SlurmEndpoint]:
+    with system_in(tmp_path, "--no-endpoint") as system:
+        found = SlurmEndpoint(system, slurm)
+        try:
+            yield found
+        finally:
+            system.oncue("endpoint", "stop", *found.place, code=None)
+
+
+def test_blocks_are_asked_for_by_demand_and_no_job_is_left(endpoint: SlurmEndpoint) -> None:
+    endpoint.start()
+    assert not endpoint.jobs()
+
+    with endpoint.system.client() as client:
+        tasks = client.map(double, range(TASKS), endpoint="hpc")
+        found = [t.result(2 * PATIENCE_S) for t in tasks]
+    assert found == [2 * n for n in range(TASKS)]
+    jobs = endpoint.jobs()
+    assert 1 <= len(jobs) <= 2
+
+    endpoint.system.await_true(lambda: not endpoint.slurm.active_jobs(), "idle blocks are given back")
+    assert len(endpoint.jobs()) == len(jobs)
+    endpoint.stop()
+    assert not endpoint.slurm.active_jobs()
+
+
+def test_a_killed_agent_adopts_its_blocks_and_no_task_runs_twice(endpoint: SlurmEndpoint) -> None:
+    agent = endpoint.start()
+    note = str(endpoint.folder / "note")
+    with endpoint.system.client() as client:
+        tasks = [client.submit(nap, 4.0, note, endpoint="hpc") for _ in range(8)]
+        endpoint.system.await_true(lambda: Path(note).exists(), "tasks run")
+
+        agent.kill()
+        agent.wait()
+        endpoint.start()
+        workers = {t.result(2 * PATIENCE_S) for t in tasks}
+
+    assert len(Path(note).read_text().splitlines()) == len(tasks), "each ran once"
+    assert len(endpoint.jobs()) <= 2, "no block was doubled"
+    assert "adopted" in endpoint.log()
+    assert len(workers) <= 4
+    endpoint.stop()
+    assert not endpoint.slurm.active_jobs()
+
+
+def test_why_a_task_waits_is_told_and_a_waiting_job_does_not_outlive_the_agent(endpoint: SlurmEndpoint) -> None:
+    yaml = YAML.replace("cores_per_node: 2", 'cores_per_node: 2, scheduler_options: "#SBATCH --begin=now+1hour"')
+    (endpoint.folder / "endpoint.yaml").write_text(yaml)
+    endpoint.start()
+    with endpoint.system.client() as client:
+        task = client.submit(double, 1, endpoint="hpc")
+        client.flush()
+
+        told = endpoint.system.await_true(
+            lambda: "BeginTime" in endpoint.status()["waiting"] and endpoint.status(), "the reason is told"
+        )
+        (job,) = endpoint.slurm.active_jobs()
+        words = f"waiting for a block: job {job}, PENDING (BeginTime"
+        assert told["waiting"].startswith(words)
+        endpoint.system.await_true(lambda: words in client.tasks.get(task.id).why, "the server tells it too")
+        info = client.endpoints.get("hpc")
+        assert (info.scheduler, info.workers, [b.job for b in info.blocks]) == ("slurm", 0, [job])
+        assert "PENDING" in endpoint.system.oncue("endpoints", "show", "hpc").stdout
+        endpoint.stop()
+        assert not endpoint.slurm.active_jobs()
+        task.cancel()
+
+
+def test_a_job_that_dies_at_once_is_submitted_three_times_and_reset_tries_again(endpoint: SlurmEndpoint) -> None:
+    yaml = YAML.replace("cores_per_node: 2", 'cores_per_node: 2, worker_init: "echo no such module >&2; exit 7"')
+    yaml = yaml.replace("max: 2", "max: 9").replace("limits: {", "limits: {pending_blocks: 9, ")
+    (endpoint.folder / "endpoint.yaml").write_text(yaml)
+    endpoint.start()
+    with endpoint.system.client() as client:
+        tasks = client.map(double, range(TASKS), endpoint="hpc")
+        client.flush()
+        words = str(endpoint.system.await_true(lambda: endpoint.status()["breaker"], f"it opens: {endpoint.status()}"))
+
+        assert "3 blocks in a row ended before a worker had registered" in words
+        assert "exit 7" in words
+        assert "no such module" in words
+        assert len(endpoint.jobs()) == 3
+        (endpoint.folder / "endpoint.yaml").write_text(YAML)
+        endpoint.system.oncue("endpoint", "stop", *endpoint.place)
+        endpoint.start()
+        assert endpoint.status().get("breaker", words) == words or endpoint.status()["breaker"]
+        (endpoint.folder / "reset-blocks").touch()
+        assert [t.result(2 * PATIENCE_S) for t in tasks] == [2 * n for n in range(TASKS)]
+
+
+def test_a_block_that_somebody_cancels_costs_no_task(endpoint: SlurmEndpoint) -> None:
+    endpoint.start()
+    note = str(endpoint.folder / "note")
+    with endpoint.system.client() as client:
+        tasks = [client.submit(nap, 3.0, note, endpoint="hpc") for _ in range(6)]
+        endpoint.system.await_true(lambda: Path(note).exists(), "tasks run")
+
+        endpoint.slurm.cancel(*endpoint.slurm.active_jobs())
+
+        assert all(t.result(2 * PATIENCE_S) for t in tasks)
+    assert len(endpoint.jobs()) > 2, "other blocks were asked for"
+
+
+def test_a_submission_whose_answer_is_lost_is_adopted(endpoint: SlurmEndpoint) -> None:
+    yaml = YAML.replace("cores_per_node: 2", "cores_per_node: 2, command_timeout: 2s").replace("max: 2", "max: 1")
+    (endpoint.folder / "endpoint.yaml").write_text(yaml)
+    with endpoint.slurm.faults.answer_lost("sbatch"):
+        endpoint.start()
+        with endpoint.system.client() as client:
+            assert client.submit(double, 4, endpoint="hpc").result(2 * PATIENCE_S) == 8
+
+    assert len(endpoint.jobs()) == 1
+    (block,) = endpoint.await_blocks("running", "draining", "ended")
+    endpoint.system.await_true(lambda: endpoint.blocks("running", "draining", "ended")[0]["job"], f"{block}: its job")
+    endpoint.stop()
+    assert not endpoint.slurm.active_jobs()
+
+
+def test_a_scheduler_that_is_away_stops_nothing_that_runs(endpoint: SlurmEndpoint) -> None:
+    (endpoint.folder / "endpoint.yaml").write_text(YAML.replace("idle: 2s", "idle: 1m"))
+    endpoint.start()
+    with endpoint.system.client() as client:
+        assert client.submit(double, 1, endpoint="hpc").result(2 * PATIENCE_S) == 2
+        endpoint.slurm.stop_controller()
+        try:
+            assert client.submit(double, 2, endpoint="hpc").result(PATIENCE_S) == 4
+            endpoint.system.await_true(lambda: endpoint.status()["scheduler"], "the status says so")
+            assert "next try in" in endpoint.status()["scheduler"]
+        finally:
+            endpoint.slurm.start_controller()
+        assert client.submit(double, 3, endpoint="hpc").result(PATIENCE_S) == 6
+    endpoint.stop()
+    assert not endpoint.slurm.active_jobs()
