@@ -269,9 +269,7 @@ def _provider_context(
     )
 
 
-def main(
-    argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE, jobs: JobProvider | None = None
-) -> int:
+def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str = NONE) -> int:
     parser = argparse.ArgumentParser(prog="oncue.endpoint.run", description="Run an endpoint's agent.")
     parser.add_argument("--dir", required=True, type=Path, help="the endpoint's folder (it has agent.json)")
     parser.add_argument("--by-hand", action="store_true", help="also where it was stopped by hand")

@@ -23,7 +23,10 @@ REMEMBERED = 100_000  # tasks
 
 
 class TaskWalltimes:
-    """Needs of tasks, by function and options. `body` returns a function's body, if it is here."""
+    """Needs of tasks, by function and options.
+
+    `body` returns a function's body, if it is here.
+    """
 
     def __init__(self, walltime_s: float, durations: Durations, body: Callable[[str], bytes | None]) -> None:
         self._usable_us = int((walltime_s - end_margin_s(walltime_s)) * 1e6)

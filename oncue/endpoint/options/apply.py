@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
+from oncue.endpoint.options.providers import LocalOptions
 from oncue.endpoint.pool.limits import cores
 from oncue.endpoint.pool.pinning import Pinning, gpu_devices
 from oncue.endpoint.settings import EndpointSettings
@@ -73,7 +74,7 @@ def effective(settings: EndpointSettings, options: EndpointOptions) -> EndpointS
         "spool_bytes": options.spool_bytes,
         "debuggable": options.debuggable,
     }
-    if states_workers(options.workers):
+    if states_workers(options.workers) and isinstance(options.provider, LocalOptions):
         stated["workers"] = worker_count(options.workers, resources_here())
     return msgspec.structs.replace(settings, **{name: value for name, value in stated.items() if value is not None})
 

@@ -394,3 +394,37 @@ def test_a_full_disk_grants_no_credit_and_results_still_go() -> None:
     assert bench.agent.granted >= granted
     _, named = Bench(bench.file).held()
     assert sorted(named) == [(task(i).id, 1) for i in (1, 2, 3)]
+
+
+def test_tasks_that_may_not_start_yet_do_not_hold_up_others() -> None:
+    bench = Bench().connect()
+    other = hashlib.sha256(b"other").hexdigest()
+    bench.cache.bodies[other] = b"other"
+    bench.dispatch(task(1))
+    call = msgspec.structs.replace(decode(Call, CALL), function=other)
+    bench.hear(bridge.Dispatch(encode(call), 1, 1, 3), encode([task(2)]))
+    bench.agent.admission = lambda call: "" if call.function == FUNCTION else None
+
+    bench.turn(room=4)
+    assert [t.id for run in bench.runs for t in run.tasks] == [task(2).id]
+
+    bench.agent.admission = lambda call: None
+    bench.turn(room=4)
+    assert [t.id for run in bench.runs for t in run.tasks] == [task(2).id, task(1).id]
+
+
+def test_tasks_that_can_never_start_are_refused_with_the_reason() -> None:
+    bench = Bench().connect()
+    bench.dispatch(task(1))
+    bench.agent.admission = lambda call: "a block lives for 1h"
+
+    (end,) = ends_with_room(bench)
+
+    assert end.status == REFUSED
+    assert b"a block lives for 1h" in end.value
+    assert not bench.agent.queue.held
+
+
+def ends_with_room(bench: Bench) -> list[Ended]:
+    found = bench.frames(bench.agent.turn(bench.now_us, 4, lambda _: 64))
+    return [e for env, body in found if isinstance(env.message, bridge.Results) for e in decode(list[Ended], body)]
