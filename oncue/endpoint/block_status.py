@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words
@@ -28,9 +29,7 @@ def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
         "state": block.phase.value,
         "nodes": block.nodes,
         "workers": block.nodes * block.workers,
-        "asked_us": block.asked_us,
-        "running_us": block.running_us,
-        "ended_us": block.ended_us,
+        "since": _time(block.ended_us or block.running_us or block.pending_us or block.asked_us),
         "reason": block.reason if live is None else phase_words(table, block),
     }
     if live is not None:
@@ -38,6 +37,10 @@ def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
     else:
         row |= {"ending": block.ending, "exit": block.exit, "stderr": block.stderr, "why": end_words(block)}
     return row
+
+
+def _time(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6).astimezone().isoformat(" ", "seconds")
 
 
 def phase_words(table: BlockTable, block: BlockRecord) -> str:

@@ -192,8 +192,13 @@ class BlockTable:
 
     # ------------------------------------------------------------ nodes
 
-    def on_node_joined(self, block_id: str, node: str, now_us: int, age_s: float = 0.0) -> None:
-        """A node of the block is connected and has a worker. It has run for `age_s`."""
+    def on_node_joined(
+        self, block_id: str, node: str, now_us: int, age_s: float = 0.0, workers: int = 0
+    ) -> None:
+        """A node of the block is connected and has a worker.
+
+        It has run for `age_s`. `workers`: how many it has; further blocks are planned with as many.
+        """
         block, live = self.blocks.get(block_id), self.live.get(block_id)
         if block is None or live is None:
             return
@@ -204,7 +209,8 @@ class BlockTable:
         self._runs(block, now_us - int(age_s * 1e6))
         block = self.blocks[block_id]
         if not block.registered_us:
-            self._save(block, registered_us=now_us)
+            self._save(block, registered_us=now_us, workers=workers or block.workers)
+            self.limits = msgspec.structs.replace(self.limits, workers=workers or self.limits.workers)
         if not block.job and not live.unclear_us:
             live.unclear_us = now_us  # so its submission went through
         if block.cancelled or block.phase is BlockPhase.DRAINING:

@@ -6,6 +6,8 @@ import hashlib
 import random
 from collections.abc import Sequence
 
+import msgspec
+
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.effects import Connect, Effect, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import Journal
@@ -13,7 +15,7 @@ from oncue.endpoint.agent.session import SessionPhase
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args
-from oncue.protocol.records import ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.records import ERROR, LOST, OK, REFUSED, VERSION, Call, Ended, Failure, TaskRecord
 from tests.simulation.site import MemoryCache, MemoryFile
 
 BODY = b"the body"
