@@ -38,9 +38,10 @@ from oncue.endpoint.blocks import BlockTable
 from oncue.endpoint.control_files import KEEP_BLOCKS, RESET_BLOCKS
 from oncue.endpoint.live_block import NewBlock
 from oncue.endpoint.loop import AgentLoop
-from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes
+from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes, pinning_arguments
 from oncue.endpoint.nodes.pool_set import PoolSet
-from oncue.endpoint.options.options import EndpointOptions
+from oncue.endpoint.options.apply import pinning
+from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
 from oncue.endpoint.options.providers import kind_of
 from oncue.endpoint.providers.job_catalog import job_provider
 from oncue.endpoint.providers.job_events import (
@@ -70,6 +71,7 @@ class BlockWorkers:
     """Blocks of one endpoint and the pools of their nodes.
 
     `environment` is exported by the jobs' scripts. `kind`: of the scheduler, for people.
+    `per_node`: workers of each node; 0: the node counts what it has.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class BlockWorkers:
         launch: NodeLaunch,
         environment: dict[str, str],
         kind: str,
+        per_node: int,
     ) -> None:
         self._folder, self._agent, self._journal, self._kind = folder, agent, journal, kind
         self._jobs, self.pool, self._launch, self._environment = jobs, pools, launch, environment
+        self._per_node = per_node
         self.journalled = pools.acknowledge
         found = journal.recovered
         self.table = BlockTable(
@@ -199,7 +203,7 @@ class BlockWorkers:
             here.setdefault(node.block, set()).add(name)
             live = self.table.live.get(node.block)
             if live is not None and node.ready and name not in live.nodes:
-                self.table.on_node_joined(node.block, name, at)
+                self.table.on_node_joined(node.block, name, at, workers=node.workers)
                 log.info("block %s: node %s joined, %d workers", node.block, node.host, node.workers)
         for block_id, live in self.table.live.items():
             for name in live.nodes - here.get(block_id, set()):
@@ -212,7 +216,7 @@ class BlockWorkers:
                 self._jobs.submit(
                     JobRequest(
                         mark,
-                        self._launch.command(block.id, block.workers),
+                        self._launch.command(block.id, self._per_node),
                         block.nodes,
                         int(block.walltime_s),
                         self._environment | self._launch.environment(secret.encode()),
@@ -330,18 +334,19 @@ def open_blocks(
     limits, kind = scaling_limits(options), kind_of(options.provider)
     provider = job_provider(options.provider, folder)
     pools, launch = open_nodes(folder, agent, options.network)
-    launch = msgspec.structs.replace(launch, arguments=node_arguments(settings))
+    launch = msgspec.structs.replace(launch, arguments=node_arguments(settings, options.workers))
     environment = {name: str(value) for name, value in options.environment.items()}
-    jobs = JobThread(provider)
-    return BlockWorkers(folder, settings.id, agent, journal, limits, jobs, pools, launch, environment, kind)
+    jobs, per_node = JobThread(provider), options.workers.per_node or 0
+    return BlockWorkers(folder, settings.id, agent, journal, limits, jobs, pools, launch, environment, kind, per_node)
 
 
-def node_arguments(settings: EndpointSettings) -> tuple[str, ...]:
-    """Return the arguments that limit the workers of each node."""
+def node_arguments(settings: EndpointSettings, workers: WorkerOptions) -> tuple[str, ...]:
+    """Return the arguments that count, limit and pin the workers of each node."""
     limits = settings.limits()
     words = [word for glob in settings.pass_env for word in ("--pass-env", glob)]
     for name, value in (
+        ("--worker-cores", workers.cores), ("--worker-memory-bytes", workers.memory), ("--worker-gpus", workers.gpus),
         ("--threads", limits.threads), ("--max-tasks", limits.max_tasks), ("--max-memory-bytes", limits.max_memory_bytes),
     ):  # fmt: skip
         words += [name, str(value)] if value else []
-    return (*words, "--grace-s", f"{settings.grace_s:g}")
+    return (*words, *pinning_arguments(pinning(workers)), "--grace-s", f"{settings.grace_s:g}")

@@ -192,9 +192,7 @@ class BlockTable:
 
     # ------------------------------------------------------------ nodes
 
-    def on_node_joined(
-        self, block_id: str, node: str, now_us: int, age_s: float = 0.0, workers: int = 0
-    ) -> None:
+    def on_node_joined(self, block_id: str, node: str, now_us: int, age_s: float = 0.0, workers: int = 0) -> None:
         """A node of the block is connected and has a worker.
 
         It has run for `age_s`. `workers`: how many it has; further blocks are planned with as many.

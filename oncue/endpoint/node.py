@@ -23,7 +23,9 @@ from oncue.disk.private_files import make_files_private
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.nodes.addresses import SECRET, AddressCycle
 from oncue.endpoint.nodes.process import NodeOptions, NodeProcess
-from oncue.endpoint.pool.limits import WorkerLimits, cores
+from oncue.endpoint.options.apply import resources_here, worker_count
+from oncue.endpoint.options.options import WorkerOptions
+from oncue.endpoint.pool.limits import WorkerLimits
 from oncue.endpoint.pool.pinning import Pinning
 from oncue.errors import Invalid, OncueError, Refused
 from oncue.processes.children import adopt_orphans
@@ -64,14 +66,15 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--agent", required=True, action="append", help="tcp://HOST:PORT of the agent; may be repeated")
     found.add_argument("--agent-key", required=True, help="the agent's public key")
     found.add_argument("--address-file", type=Path, help="file where the agent writes its address, if it is seen here")
-    found.add_argument("--workers", type=int, default=0, help="0: one for each core")
+    found.add_argument("--workers", type=int, default=0, help="0: as many as fit")
     found.add_argument("--folder", type=Path, help="for this node's files; a new one in $TMPDIR if not given")
     found.add_argument("--container", default=NONE, choices=sorted(CONTAINERS))
     found.add_argument("--pass-env", action="append", default=[], help="glob of variables that workers get")
     found.add_argument("--threads", type=int, default=0, help="of numerical libraries, in each worker")
     found.add_argument("--pin", choices=("cores", "gpus"), help="give each worker its own cores, or GPUs and cores")
-    found.add_argument("--worker-cores", type=int, default=0, help="of each pinned worker; 0: an equal share")
-    found.add_argument("--worker-gpus", type=int, default=0, help="of each pinned worker; 0: an equal share")
+    found.add_argument("--worker-cores", type=int, default=0, help="of each worker")
+    found.add_argument("--worker-memory-bytes", type=int, default=0, help="of each worker")
+    found.add_argument("--worker-gpus", type=int, default=0, help="of each worker")
     found.add_argument("--max-tasks", type=int, default=0, help="after which a worker is replaced")
     found.add_argument("--max-memory-bytes", type=int, default=0, help="after which a worker is replaced")
     found.add_argument("--grace-s", type=float, default=1.0, help="for running tasks, after SIGTERM")
@@ -98,7 +101,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(given: argparse.Namespace, folder: Path) -> int:
     """Run the node. Raises OncueError, OSError."""
     keys = read_keys(given.key_fd)
-    workers = given.workers or cores()
+    needs = WorkerOptions(
+        cores=given.worker_cores or None, memory=given.worker_memory_bytes or None, gpus=given.worker_gpus or None
+    )
+    workers = given.workers or worker_count(needs, resources_here())
     process = NodeProcess(
         NodeOptions(given.block, workers, folder, given.grace_s, given.away_s),
         keys,
