@@ -97,8 +97,9 @@ class BlockWorkers:
             endpoint, limits, journal, found.blocks.values(), found.block_history, now_us(), new_block
         )
         agent.other_records = self._records
-        self._walltimes = TaskWalltimes(limits.walltime_s, pools.durations, agent.functions.get)
-        pools.need_us, agent.admission = self._walltimes.need_us, self._admit
+        self._walltimes = TaskWalltimes(limits.walltime_s, pools.durations, agent.functions.options)
+        pools.need_us, pools.block_misfit = self._walltimes.need_us, self._walltimes.misfit
+        agent.admission = self._admits
         for block in self.table.blocks.values():
             if block.id in self.table.live:
                 self._allow(block)
@@ -161,14 +162,14 @@ class BlockWorkers:
         needs = [self._walltimes.need_us(call.function, call.run) for call in agent.queue.next_calls()]
         self.table.tick(at, Demand(waiting, running, walltime_s=max(needs, default=0) / 1e6), busy)
         self._act()
+        if not self.table.live:
+            agent.lose_unclaimed("no block that could run it is left")
         self.pool.set_ends(self.table.ends_us())
 
-    def _admit(self, call: Call) -> str | None:
-        """Return None if tasks of this call may start now, "" if later, else why never."""
+    def _admits(self, call: Call) -> bool:
+        """Return True if a node remains for as long as a task of this call needs."""
         need = self._walltimes.need_us(call.function, call.run)
-        if not need or self.pool.fits(need):
-            return None
-        return self._walltimes.misfit(call)
+        return not need or self.pool.fits(need)
 
     def _act(self) -> None:
         for effect in self.table.take_effects(durable=self._journal.write()):

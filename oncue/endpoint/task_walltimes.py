@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 
 from oncue.endpoint.durations import Durations
 from oncue.endpoint.scaling import end_margin_s
-from oncue.functions.body import properties
-from oncue.protocol.records import Call
-from oncue.protocol.run_options import RunOptions, merged
+from oncue.protocol.run_options import Resources, RunOptions, merged
 from oncue.quantities import duration_text
 
 LONG_US = 5_000_000  # shorter tasks go to any block that takes tasks
@@ -25,13 +23,12 @@ REMEMBERED = 100_000  # tasks
 class TaskWalltimes:
     """Needs of tasks, by function and options.
 
-    `body` returns a function's body, if it is here.
+    `options_of` returns what a function states for all of its tasks.
     """
 
-    def __init__(self, walltime_s: float, durations: Durations, body: Callable[[str], bytes | None]) -> None:
+    def __init__(self, walltime_s: float, durations: Durations, options_of: Callable[[str], RunOptions | None]) -> None:
         self._usable_us = int((walltime_s - end_margin_s(walltime_s)) * 1e6)
-        self._walltime_s, self._durations, self._body = walltime_s, durations, body
-        self._functions: dict[str, RunOptions | None] = {}  # options of functions
+        self._walltime_s, self._durations, self._options_of = walltime_s, durations, options_of
         self._needs: dict[tuple[str, RunOptions | None], int] = {}  # since the last `renew`
         self._handed_back: Counter[bytes] = Counter()
 
@@ -48,25 +45,17 @@ class TaskWalltimes:
             self._needs[key] = need
         return need
 
-    def misfit(self, call: Call) -> str:
-        """Return why no block can ever run these tasks; "" if one can."""
-        declared = self._declared_us(call.function, call.run)
-        if declared <= self._usable_us:
+    def misfit(self, resources: Resources) -> str:
+        """Return why no block can ever run such a task; "" if one can."""
+        if resources.walltime_ms * 1_000 <= self._usable_us:
             return ""
         return (
-            f"the task asks for a walltime of {duration_text(declared // 1_000)}, and a block of this endpoint lives "
-            f"for {duration_text(int(self._walltime_s * 1_000))}: raise blocks.walltime in endpoint.yaml"
+            f"the task asks for a walltime of {duration_text(resources.walltime_ms)}, and a block of this endpoint "
+            f"lives for {duration_text(int(self._walltime_s * 1_000))}: raise blocks.walltime in endpoint.yaml"
         )
 
     def _declared_us(self, function: str, options: RunOptions | None) -> int:
-        if function not in self._functions:
-            body = self._body(function)
-            if body is None:
-                return merged(options, None).resources.walltime_ms * 1_000
-            if len(self._functions) > REMEMBERED:
-                self._functions.clear()
-            self._functions[function] = properties(body).run
-        return merged(options, self._functions[function]).resources.walltime_ms * 1_000
+        return merged(options, self._options_of(function)).resources.walltime_ms * 1_000
 
     def _measured_us(self, function: str) -> int:
         measured = self._durations.percentile_us(function)

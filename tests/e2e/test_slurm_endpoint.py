@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from oncue.errors import TaskLost
 from tests.e2e.running import PATIENCE_S, System, system_in
 from tests.slurm.cluster import Cluster
 
@@ -209,3 +210,36 @@ def test_a_scheduler_that_is_away_stops_nothing_that_runs(endpoint: SlurmEndpoin
         assert client.submit(double, 3, endpoint="hpc").result(PATIENCE_S) == 6
     endpoint.stop()
     assert not endpoint.slurm.active_jobs()
+
+
+def test_a_restart_leaves_blocks_and_tasks_alone(endpoint: SlurmEndpoint) -> None:
+    agent = endpoint.start()
+    note = str(endpoint.folder / "note")
+    with endpoint.system.client() as client:
+        tasks = [client.submit(nap, 6.0, note, endpoint="hpc") for _ in range(2)]
+        endpoint.system.await_true(lambda: Path(note).exists(), "tasks run")
+        jobs = endpoint.jobs()
+
+        endpoint.system.oncue("endpoint", "restart", *endpoint.place)
+
+        assert all(t.result(2 * PATIENCE_S) for t in tasks)
+    assert not agent.is_running()
+    assert len(Path(note).read_text().splitlines()) == len(tasks), "each ran once"
+    assert endpoint.jobs() == jobs
+
+
+def test_a_node_that_vanishes_costs_what_ran_there_and_says_so(endpoint: SlurmEndpoint) -> None:
+    (endpoint.folder / "endpoint.yaml").write_text(YAML.replace("max: 2", "max: 1"))
+    endpoint.start()
+    note = str(endpoint.folder / "note")
+    with endpoint.system.client() as client:
+        task = client.submit(nap, 600.0, note, endpoint="hpc")
+        endpoint.system.await_true(lambda: Path(note).exists(), "it runs")
+        (job,) = endpoint.slurm.active_jobs()
+        node = endpoint.slurm.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+        endpoint.slurm.kill_node(node)
+
+        with pytest.raises(TaskLost, match=f"job {job}"):
+            task.result(2 * PATIENCE_S)
+        assert client.submit(double, 21, endpoint="hpc").result(2 * PATIENCE_S) == 42, "on another node"

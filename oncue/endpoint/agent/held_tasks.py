@@ -66,8 +66,8 @@ class HeldTasks:
         self.server_clock = PeerClock(TOLERANCE_US)
         self._began_us = now_us
         self.other_records: Callable[[], list[bytes]] = list  # of blocks, for a rewrite of the journal
-        #: Returns None if a call's tasks may start now, "" if later, else why they never can.
-        self.admission: Callable[[Call], str | None] | None = None
+        #: Returns True if tasks of a call may start now: a worker remains for long enough.
+        self.admission: Callable[[Call], bool] | None = None
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -192,10 +192,7 @@ class HeldTasks:
             function = queue.next_function()
             if function is None:
                 return
-            if self.admission is not None and (misfit := self.admission(queue.next_call(function))) is not None:
-                if misfit:
-                    self._refuse(function, misfit)
-                    continue
+            if self.admission is not None and not self.admission(queue.next_call(function)):
                 passed += 1
                 if passed >= queue.functions:
                     return
@@ -218,11 +215,6 @@ class HeldTasks:
             self.running += len(tasks)
             self._out.append(RunTasks(function, body, group.call.timeout_ms, group.attempt, tasks, group.call.run))
             room -= 1
-
-    def _refuse(self, function: str, why: str) -> None:
-        """End the next queued tasks of a function: they can never run here."""
-        group, tasks = self.queue.dequeue(function, 1 << 30)
-        self._end(group, tasks, REFUSED, encode(Failure("oncue.TaskRefused", why)))
 
     # ------------------------------------------------------------ results of the workers
 

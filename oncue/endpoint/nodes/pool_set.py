@@ -90,6 +90,7 @@ class PoolSet:
         #: Returns how long a task of this function and these options needs; 0: not known.
         self.need_us: Callable[[str, RunOptions | None], int] = lambda function, options: 0
         self.durations = Durations()
+        self.block_misfit: Callable[[Resources], str] = lambda resources: ""
         self._rooms: dict[str, int] = {}  # by the pool's name
         self._room = 0
         self._by_room: list[tuple[int, int, NodePool]] = []  # a heap, with outdated entries
@@ -229,8 +230,11 @@ class PoolSet:
         return self.sizer.chunk_size(function)
 
     def misfit(self, resources: Resources) -> str:
-        """Return "": nodes come and go, and each refuses what can never run on it."""
-        return ""
+        """Return why no block can run a task of these resources; "" if one may.
+
+        Nodes come and go, and each refuses what can never run on it.
+        """
+        return self.block_misfit(resources)
 
     def run(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from oncue.endpoint.durations import Durations
 from oncue.endpoint.task_walltimes import HAND_BACKS, LONG_US, TaskWalltimes
-from oncue.protocol.records import VERSION, Call
 from oncue.protocol.run_options import Resources, RunOptions
 
 SECOND = 1_000_000
@@ -44,10 +43,8 @@ def test_a_task_that_takes_longer_than_a_block_lives_gets_a_fresh_block() -> Non
 
 
 def test_a_task_that_asks_for_more_than_a_block_lives_is_told_why_it_never_runs() -> None:
-    call = Call(VERSION, "f", "ep", "me")
-
-    assert not made().misfit(call)
-    told = made().misfit(Call(VERSION, "f", "ep", "me", run=asking(7_200_000)))
+    assert not made().misfit(Resources(walltime_ms=60_000))
+    told = made().misfit(Resources(walltime_ms=7_200_000))
 
     assert "asks for a walltime of 2h" in told
     assert "lives for 1h" in told
