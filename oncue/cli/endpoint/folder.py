@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,14 @@ def read_status(place: Path) -> dict[str, Any] | None:
     except (OSError, msgspec.DecodeError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def other_host(place: Path) -> str:
+    """Return the host of the folder's agent if it is not this one, else ""."""
+    from oncue.endpoint.folder_claim import read_claim
+
+    claim = read_claim(place)
+    return claim.host if claim is not None and claim.host != socket.gethostname() else ""
 
 
 def last_lines(path: Path, count: int, since: int = 0) -> str:

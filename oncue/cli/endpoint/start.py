@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, last_lines, name_argument, read_status
+from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, last_lines, name_argument, other_host, read_status
 from oncue.cli.endpoint.folder import set_aside_large_log as set_aside
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Conflict, OncueError, Refused, Unreachable
@@ -48,7 +48,11 @@ def start(name: str, folder: str | None, detach: bool, wait: str, json_: bool) -
     load(place)
     load_options(place)  # raises here, not in the agent's log
     if pid := running_agent(place):
-        raise Conflict(f"the agent of {place} runs already (pid {pid})", remedy=f"stop it: oncue endpoint stop {name}")
+        where = f" on {host}" if (host := other_host(place)) else ""
+        raise Conflict(
+            f"the agent of {place} runs already (pid {pid}{where})",
+            remedy=f"stop it{where}: oncue endpoint stop {name}",
+        )
     if json_ and not detach:
         raise click.UsageError("--json needs --detach: else the agent's log is the output")
     if not detach:
@@ -97,7 +101,8 @@ def start_detached(place: Path, name: str, wait_s: float = CONNECT_S) -> dict[st
 def not_seen(name: str, pid: int, waited_s: float, lines: str) -> Unreachable:
     """Return the error for an agent that runs, but that no server has seen."""
     return Unreachable(
-        f"the agent runs (pid {pid}), but no server has seen it in {waited_s:g} s. The last lines of its log:\n{lines}",
+        f"the agent runs (pid {pid}), but no server has seen it in {waited_s:g} s"
+        + (f". The last lines of its log:\n{lines}" if lines else ""),
         remedy=f"it keeps trying: is the server up, can this machine reach it? See `oncue endpoint status {name}`,"
         f" or end it: oncue endpoint stop {name}",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, read_status
+from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, other_host, read_status
 from oncue.cli.output import as_json, facts, json_option, say, table, when
 from oncue.errors import OncueError
 
@@ -96,7 +96,7 @@ def _agent(place: Path) -> tuple[int, str]:
     try:
         holder = lock_holder(place / "lock")
     except OncueError:
-        return pid, "in another container, or on another machine that shares this folder"
+        return pid, other_host(place) or "in another container, or on another machine that shares this folder"
     if holder is not None:
         holder.__exit__()
     return pid, ""
