@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -303,6 +304,25 @@ def test_another_machines_agent_takes_over_from_one_that_was_killed(lab: Lab) ->
     copy = str(lab.folder.parent / "copy")
     lab.system.oncue("endpoint", "start", lab.name, "--dir", copy, "--detach", "--wait", "60s")
 
+    assert lab.system.oncue("invoke", "work.py:add", "--endpoint", lab.name, "--arg", "a:=1").stdout.strip() == "3"
+
+
+def test_a_second_login_node_is_fenced_where_locks_do_not_reach_it(lab: Lab) -> None:
+    """The folder is shared by file servers without locks between machines: the lock file is another one there."""
+    named = ["unshare", "--uts", "sh", "-c", 'hostname login2 && exec "$@"', "sh"]
+    if subprocess.run([*named, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("another host name needs root, and Linux' unshare")
+    lab.init()
+    lab.start()
+    first = lab.pid()
+    (lab.folder / "lock").unlink()
+
+    command = [sys.executable, "-P", "-m", "oncue.endpoint.run", "--dir", str(lab.folder), "--by-hand"]
+    done = subprocess.run([*named, *command], capture_output=True, text=True, timeout=60, check=False)
+
+    assert f"on another machine: {os.uname().nodename}, pid {first}" in done.stderr
+    assert done.returncode == 1
+    (lab.folder / "lock").write_text(str(first))  # for the end of this test
     assert lab.system.oncue("invoke", "work.py:add", "--endpoint", lab.name, "--arg", "a:=1").stdout.strip() == "3"
 
 
