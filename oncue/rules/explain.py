@@ -5,6 +5,7 @@ The engine, the tests of rule files and the explanations all call `decide`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from oncue.errors import Invalid
 from oncue.protocol.api import ExplainStep, Explanation
 from oncue.protocol.records import Event
 from oncue.rules.parsing.rule_file import Rule
+from oncue.rules.text_forms import near_miss
 
 
 class NotFired(msgspec.Struct, frozen=True):
@@ -49,12 +51,18 @@ def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanat
     failed = decide(rule, event)
     last = failed.step if failed else len(rule.conditions)
     steps = [
-        _step(c.describe(), failed is None or n != failed.step, c.found(event), c.wanted)
+        _step(c.describe(), True, c.found(event), c.wanted)
+        if failed is None or n != failed.step
+        else _failed_step(c.describe(), c.found(event), c.wanted, event, c.test)
         for n, c in enumerate(rule.conditions[: last + 1])
     ]
     if rule.when is not None and last == len(rule.conditions):
         found = "true" if failed is None else failed.reason or "false"
-        steps.append(_step(f"when {rule.when.text}", failed is None, found, "true"))
+        condition, when = f"when {rule.when.text}", rule.when
+        if found == "false":
+            steps.append(_failed_step(condition, found, "true", event, lambda other: when.test(other) is True))
+        else:
+            steps.append(_step(condition, failed is None, found, "true"))
     args, trouble = (None, "") if failed else rendered(rule, event)
     fires = failed is None and not disabled_because and not trouble
     why = disabled_because or trouble or _why(steps, failed)
@@ -65,6 +73,12 @@ def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanat
 
 def _step(condition: str, holds: bool, found: str, wanted: str) -> ExplainStep:
     return ExplainStep(condition=condition, holds=holds, found=found, wanted=wanted)
+
+
+def _failed_step(condition: str, found: str, wanted: str, event: Event, holds: Callable[[Event], bool]) -> ExplainStep:
+    """Return a step that failed, and say so if only the form of a text is in the way."""
+    hint = near_miss(event, holds, found)
+    return _step(condition, False, f"{found} ({hint})" if hint else found, wanted)
 
 
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
