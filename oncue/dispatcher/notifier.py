@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from oncue.dispatcher.live_feed import about
 from oncue.errors import Undecodable
@@ -35,6 +35,16 @@ WHY_CHARS = 300  # of a failure's message in a live feed
 FEW_FEEDS = 8
 SPREAD_S, SPREAD_PAUSE_S = 0.005, 0.01
 Sees = Callable[[str, Any], bool]
+
+
+class Waiter(Protocol):
+    """Gets the ends that close tasks. A future is one, for a single task."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, ended: Ended, /) -> None: ...
+
+    def cancel(self) -> object: ...
 
 
 class OutcomeStream:
@@ -90,7 +100,7 @@ class Notifier:
     """Waiters, outcome streams and live feeds of one server."""
 
     def __init__(self) -> None:
-        self._waiters: dict[bytes, list[asyncio.Future[Ended]]] = {}
+        self._waiters: dict[bytes, list[Waiter]] = {}
         self._streams: dict[tuple[str, str], OutcomeStream] = {}  # by name and owner
         self._feeds: set[LiveFeed] = set()
         self._unspread: deque[tuple[str, Any]] = deque()  # items that the feeds are still to get
@@ -162,17 +172,21 @@ class Notifier:
     def wait(self, task_id: bytes) -> asyncio.Future[Ended]:
         """Return a future of the end that closes the task. Release it with `forget`."""
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(task_id, []).append(future)
+        self.add(task_id, future)
         return future
 
-    def forget(self, task_id: bytes, future: asyncio.Future[Ended]) -> None:
-        """Cancel and remove a future of `wait`."""
+    def add(self, task_id: bytes, waiter: Waiter) -> None:
+        """Give the waiter the end that closes the task. Release it with `forget`."""
+        self._waiters.setdefault(task_id, []).append(waiter)
+
+    def forget(self, task_id: bytes, waiter: Waiter) -> None:
+        """Cancel and remove a waiter of a task."""
         waiters = self._waiters.get(task_id)
-        if waiters and future in waiters:
-            waiters.remove(future)
+        if waiters and waiter in waiters:
+            waiters.remove(waiter)
             if not waiters:
                 del self._waiters[task_id]
-        future.cancel()
+        waiter.cancel()
 
     async def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
         """Yield the messages of a client's stream; b"" as a keep-alive.
@@ -246,9 +260,9 @@ class Notifier:
         self._waiters.clear()
 
 
-def _cancel_all(futures: Iterable[asyncio.Future[Ended]]) -> None:
-    for future in list(futures):
-        future.cancel()
+def _cancel_all(waiters: Iterable[Waiter]) -> None:
+    for waiter in list(waiters):
+        waiter.cancel()
 
 
 def _readers(item: Any) -> str:

@@ -23,6 +23,7 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import READ_OWN_WRITES_S, ServerContext, position_text
+from oncue.dispatcher.many_waits import ManyWaits, WaitingIds
 from oncue.dispatcher.off_loop import MANY, off_loop, off_loop_if
 from oncue.dispatcher.services.idempotency import (
     AcceptedRequest,
@@ -45,6 +46,7 @@ from oncue.protocol.stated_options import run_options
 from oncue.protocol.topics import RESULTS
 from oncue.task_lifecycle import STATE_WORDS, TaskState, end
 from oncue.text.progress import continuation, last_states
+from oncue.view.tasks import ClosedTask
 
 OUTCOMES_BYTES = 4 << 20  # of values and outputs in one answer
 RECENT = 100_000  # batch keys in memory; a repeated request with one of them costs no query
@@ -59,6 +61,7 @@ class TaskService:
     ) -> None:
         self._context, self._bridge, self._ownership, self._peers = context, bridge, ownership, peers
         self._requests = IdempotencyCache(RECENT)
+        self._waiting = WaitingIds()
         self._functions: OrderedDict[tuple[str, str], FunctionRecord] = OrderedDict()
 
     # ------------------------------------------------------------ submit
@@ -318,24 +321,25 @@ class TaskService:
             raise TooLarge(
                 f"{len(ids):,} ids are too many for one request", remedy=f"ask for {self._context.settings.max_batch:,}"
             )
-        waiters: dict[bytes, asyncio.Future[Ended]] = {}
-        try:
-            for at in range(0, len(ids) if wait_ms else 0, MANY):
-                waiters |= {i: self._context.notifier.wait(i) for i in ids[at : at + MANY] if i not in waiters}
-                await asyncio.sleep(0)
+        if not wait_ms:
             await self._context.barrier((RESULTS,))
-            found = {c.id: c for c in await self._context.view.outcomes(ids, OUTCOMES_BYTES)}
-            open_waiters = [w for i, w in waiters.items() if i not in found]
-            if open_waiters and not is_cut([c.ended for c in found.values()]):
-                await asyncio.wait(open_waiters, timeout=wait_ms / 1000)
+            return _visible_outcomes(caller, await self._context.view.outcomes(ids, OUTCOMES_BYTES))
+        self._waiting.add(caller.subject, len(ids))
+        waits = ManyWaits(self._context.notifier)
+        try:
+            await waits.add(ids)
+            await self._context.barrier((RESULTS,))
+            found = await self._context.view.outcomes(ids, OUTCOMES_BYTES)
+            if not is_cut([c.ended for c in found]):
+                await waits.until_closed([c.id for c in found], wait_ms / 1000)
                 await self._context.barrier((RESULTS,))
-                found = {c.id: c for c in await self._context.view.outcomes(ids, OUTCOMES_BYTES)}
+                found = await self._context.view.outcomes(ids, OUTCOMES_BYTES)
         finally:
-            for i, waiter in waiters.items():
-                self._context.notifier.forget(i, waiter)
-        return [
-            Outcome(c.id, STATE_WORDS[c.ended.status], c.ended) for c in found.values() if caller.sees(c.call.owner)
-        ]
+            try:
+                await waits.close()
+            finally:
+                self._waiting.remove(caller.subject, len(ids))
+        return _visible_outcomes(caller, found)
 
     def stream(self, caller: Caller, stream: str) -> AsyncIterator[bytes]:
         """Yield msgpack of list[Outcome] of this stream; b"" as a keep-alive."""
@@ -374,6 +378,14 @@ class TaskService:
 
 
 # ---------------------------------------------------------------- small steps
+
+
+def _visible_outcomes(caller: Caller, found: Sequence[ClosedTask]) -> list[Outcome]:
+    return [
+        Outcome(c.id, STATE_WORDS[c.ended.status], c.ended)
+        for c in {c.id: c for c in found}.values()
+        if caller.sees(c.call.owner)
+    ]
 
 
 def is_cut(outcomes: Sequence[Ended]) -> bool:
