@@ -9,7 +9,7 @@ import pytest
 from oncue.errors import NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Event
-from oncue.protocol.topics import RESULTS
+from oncue.protocol.topics import EVENTS, RESULTS
 from tests.unit.dispatcher.services.rule_site import RuleSite, rule_file, rule_text, with_rules
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB
 
@@ -104,7 +104,8 @@ def test_counts_of_other_servers_are_added_for_callers_only(tmp_path: Path) -> N
     async def work(rules: RuleSite) -> None:
         await deploy(rules)
         await rules.emit(SCAN)
-        own = await rules.rules.get(ADA, "reconstruct")
+        while not (own := await rules.rules.get(ADA, "reconstruct")).fired:  # counted after the commit
+            await rules.context.barrier((EVENTS,))
         rules.site.ownership.elsewhere["other"] = PEER
         peer = r.RuleInfo(**{f: getattr(own, f) for f in own.__struct_fields__} | {"fired": 4, "suppressed": 2})
         rules.site.peers.answers["rules", PEER] = [peer]
