@@ -45,6 +45,13 @@ class FunctionOptions(NamedTuple):
         found = RunOptions(Resources(*self.resources), self.sandbox, self.outputs)
         return None if found == NO_OPTIONS else found
 
+    def with_run(self, run: RunOptions | None) -> FunctionOptions:
+        """Return these options with run options in place of theirs."""
+        if run is None:
+            return self
+        fields = msgspec.structs.astuple(run.resources)
+        return self._replace(resources=fields, sandbox=run.sandbox, outputs=run.outputs)
+
     def merged(self, others: FunctionOptions | None) -> FunctionOptions:
         """Return these options with others added."""
         if others is None:
@@ -97,10 +104,7 @@ def function(
     come back. Raises Invalid.
     """
     options = options_of(fresh=fresh, memory=memory, detached=detached, files=files)
-    run = run_options(resources, sandbox, outputs)
-    if run is not None:
-        fields = msgspec.structs.astuple(run.resources)
-        options = options._replace(resources=fields, sandbox=run.sandbox, outputs=run.outputs)
+    options = options.with_run(run_options(resources, sandbox, outputs))
 
     def mark(marked: Any) -> Any:
         if not callable(marked):

@@ -184,6 +184,22 @@ def test_a_task_that_can_never_fit_is_refused_with_the_reason(system: System) ->
         assert client.with_options(resources={"cores": 1, "walltime": "1h"}).submit(abs, -1).result(timeout=60) == 1
 
 
+def test_a_function_is_registered_with_run_options(system: System) -> None:
+    system.write("report.py", "def write(text):\n    open('a.txt', 'w').write(text)\n    print('written')\n")
+    system.oncue("functions", "register", "report.py:write", "--output", "*.txt", "--resource", "cores=1")
+    shown = system.oncue("functions", "show", "write").stdout
+    assert "*.txt" in shown
+    assert "cores 1" in shown
+    done = system.json("invoke", "write", "--arg", "text=hello")
+    assert [f["name"] for f in done["files"]] == ["a.txt"]
+
+
+def test_a_whole_stream_is_printed(system: System) -> None:
+    done = system.json("shell", "seq 100000; echo gone >&2")
+    assert system.oncue("tasks", "outputs", done["id"], "--stdout").stdout.splitlines()[-1] == "100000"
+    assert system.oncue("tasks", "outputs", done["id"], "--stderr").stdout == "gone\n"
+
+
 def test_the_api_takes_run_options(system: System) -> None:
     with system.client() as client:
         packed = oncue.shell("echo 1 > a.txt")

@@ -11,7 +11,9 @@ from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.command_group import Group
 from oncue.cli.output import as_json, facts, json_option, listing, say, when
+from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
 from oncue.protocol.api import FunctionInfo, PropertiesInfo
+from oncue.protocol.stated_options import run_options
 from oncue.quantities import duration_text, size_text
 
 
@@ -100,9 +102,18 @@ def _properties(p: PropertiesInfo) -> list[tuple[str, Any]]:
     metavar="PATH",
     help="Data file, compiled module, folder or glob that travels with them. Can be repeated.",
 )
+@run_option_flags
 @json_option
 def register(
-    places: tuple[str, ...], fresh: bool, memory: str, detached: bool, files: tuple[str, ...], json_: bool
+    places: tuple[str, ...],
+    fresh: bool,
+    memory: str,
+    detached: bool,
+    files: tuple[str, ...],
+    sandbox: str,
+    outputs: tuple[str, ...],
+    resources: tuple[str, ...],
+    json_: bool,
 ) -> None:
     """Register functions from Python files.
 
@@ -116,7 +127,9 @@ def register(
     from oncue.functions import options_of, pack_file, split_place
 
     here = [str(path.absolute()) if (path := Path(f)).exists() else f for f in files]
-    options = options_of(fresh=fresh, memory=memory, detached=detached, files=here)
+    options = options_of(fresh=fresh, memory=memory, detached=detached, files=here).with_run(
+        run_options(given_resources(resources), sandbox_of(sandbox), outputs)
+    )
     packed = [pack_file(*split_place(place), options) for place in places]
     with connected() as client:
         for p in packed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from typing import Any
 
@@ -27,7 +28,7 @@ from oncue.cli.tasks.filters import (
 from oncue.cli.tasks.ids import newest_id, whole_id, whole_ids
 from oncue.cli.tasks.live import ended, follow_json
 from oncue.cli.value_output import TEXT_CHARS, value_output
-from oncue.client.files import save_all
+from oncue.client.files import OutputFile, save_all
 from oncue.errors import Conflict, Invalid
 from oncue.protocol.api import FAILED_STATES, TaskFileInfo, TaskInfo
 from oncue.quantities import size_text
@@ -141,6 +142,13 @@ def show(task: str | None, json_: bool) -> None:
         say(f"  {when(entry.at_us)}  {entry.what}  {entry.detail}")
 
 
+def _print_stream(file: OutputFile) -> None:
+    """Print a stream; on a terminal, without control characters."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for part in file.parts():
+        click.echo(safe(decoder.decode(part), lines=True) if sys.stdout.isatty() else part, nl=False)
+
+
 def _files(files: list[TaskFileInfo]) -> str:
     shown = [f"{f.name} ({size_text(f.size_bytes)})" for f in files[:FILES_SHOWN]]
     more = len(files) - FILES_SHOWN
@@ -170,9 +178,8 @@ def outputs(task: str | None, folder: str | None, stream: str | None, json_: boo
         if not info.ended_us:
             raise Conflict(f"the task is {info.state}: its files come with its end", remedy="oncue tasks logs -f")
         if stream:
-            for f in client.tasks.files(info):
-                if f.stream == stream:
-                    click.echo(f.read(), nl=False)
+            for f in (f for f in client.tasks.files(info) if f.stream == stream):
+                _print_stream(f)
             return
         saved = save_all(client.tasks.files(info), folder) if folder is not None else []
     if json_:

@@ -34,7 +34,7 @@ class OutputFile:
         """
         if self.size_bytes > _MOST_READ:
             raise Invalid(f"{self.name} has {self.size_bytes:,} bytes", remedy="save it to a file: save(path)")
-        return b"".join(self._checked())
+        return b"".join(self.parts())
 
     def text(self) -> str:
         """Return the content as text."""
@@ -50,15 +50,18 @@ class OutputFile:
         part = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
-                for piece in self._checked():
+                for piece in self.parts():
                     file.write(piece)
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
         return target
 
-    def _checked(self) -> Iterator[bytes]:
-        """Yield the content. Raises BlobMissing if it is gone, or another one."""
+    def parts(self) -> Iterator[bytes]:
+        """Yield the content in parts.
+
+        Raises BlobMissing if it is gone, or at the end if it was another one; Unreachable.
+        """
         digest, size = hashlib.sha256(), 0
         try:
             for part in self._parts(f"/v1/blobs/{self.sha256}"):
