@@ -137,10 +137,10 @@ class Hub:
         self.pools.tick(now)
         self._forward()
         effects = agent.turn(now, self.pools.room(), self.pools.chunk_size)
-        for n, effect in enumerate(effects):
+        for effect in effects:
             if self.world.crash_chance and self.world.rng.random() < self.world.crash_chance:
-                unsent = [t.id for e in effects[n:] if isinstance(e, RunTasks) for t in e.tasks]
-                return self.world.crash_hub(unsent)
+                # Those not sent yet, and those for which there was no room after all.
+                return self.world.crash_hub(t.id for e in effects if isinstance(e, RunTasks) for t in e.tasks)
             match effect:
                 case SendMessage():
                     self.world.to_server(effect.parts)
@@ -233,8 +233,14 @@ class Server:
 
 
 class NodeWorld:
+    """One seed. `crashes`: chance that the agent dies, at each of its effects."""
+
     def __init__(
-        self, seed: int, trace: Callable[[str], None] | None = None, pool_class: type[NodePool] = NodePool
+        self,
+        seed: int,
+        trace: Callable[[str], None] | None = None,
+        pool_class: type[NodePool] = NodePool,
+        crashes: float = 0.0,
     ) -> None:
         self.rng = rng = random.Random(f"nodes {seed}")
         self.clock = Clock()
@@ -244,7 +250,7 @@ class NodeWorld:
         self.fair = rng.random() < 0.1
         self.loss = 0.0 if self.fair else rng.choice((0.0, 0.0, 0.01, 0.1))
         self.double = 0.0 if self.fair else rng.choice((0.0, 0.02, 0.2))
-        self.crash_chance = 0.0
+        self.crash_chance = self._crashes = crashes
         self.functions = [rng.randbytes(rng.choice((40, 40, 2_100_000))) for _ in range(rng.randrange(1, 4))]
         self.content = {hashlib.sha256(f).hexdigest(): f for f in self.functions}
         self.runs: Counter[tuple[bytes, int]] = Counter()
@@ -361,6 +367,8 @@ class NodeWorld:
             self.clock.note("the hub crashes")
             self.hub.alive = False
             self.hub, self.server.connected = None, False
+            if self._crashes:
+                self.clock.after(300_000, self.start_hub)
             for site in self.nodes.values():
                 self.clock.after(self.rng.randrange(20_000), partial(self._break, site, "closed"))
 
@@ -448,7 +456,7 @@ class NodeWorld:
         hub.pools.hand_back(block)
 
     def _calm(self) -> None:
-        self.crash_chance = 0.0
+        self.crash_chance = self._crashes
         self.start_hub()
 
     def _over(self) -> bool:
@@ -474,7 +482,7 @@ class NodeWorld:
 
     def _make_fair(self) -> None:
         self.clock.note("from here on all is fair")
-        self.loss = self.double = self.crash_chance = 0.0
+        self.loss = self.double = self.crash_chance = self._crashes = 0.0
         self.start_hub()
         for _ in range(2):
             self.add_node()

@@ -33,7 +33,8 @@ from oncue.protocol.run_options import RunOptions
 
 _reports = msgspec.msgpack.Decoder(Report)
 AHEAD = 4  # chunks of short tasks for each worker
-LATE_US = 250_000  # after which a chunk of short tasks is late: what waits there may run elsewhere
+LATE_US = 250_000  # after which what has not begun at the node may run elsewhere
+FULL_US = 5_000_000  # for which a node that gave tasks back gets no others, unless one ends
 SILENT_US = 30_000_000  # after which a node is lost
 CLOSED_US = 10_000_000  # the same after it has closed its connection
 
@@ -90,6 +91,7 @@ class NodePool:
         self._has_last = False
         self._calls: dict[tuple[str, int, RunOptions | None], bytes] = {}
         self._closed_us = 0  # when its connection was found closed
+        self._full_us = 0  # until then it gets no task
 
     # ------------------------------------------------------------ messages of the node
 
@@ -174,6 +176,8 @@ class NodePool:
         self._results = max(self._results, message.seq)
         good, back = self.tasks.end(ends)
         self._requeue(back)
+        # Its workers are busy: with long tasks, or with one that takes the room of several.
+        self._full_us = self.now_us + FULL_US if back and not good else 0
         if good:
             last = good[-1]
             function = decode(Call, message.call).function
@@ -256,7 +260,7 @@ class NodePool:
             return 0
         tasks = self.tasks
         free = self.size - tasks.long
-        if free <= 0:
+        if free <= 0 or (self._full_us and tasks.held):
             return 0
         ahead = AHEAD if self._has_last and self._site.sizer.short(self._last) else 1
         return max(0, free * ahead - (len(tasks.chunks) - tasks.long))
@@ -339,7 +343,7 @@ class NodePool:
     # ------------------------------------------------------------ its end
 
     def tick(self, now_us: int) -> bool:
-        """Send heartbeats, notice silence, take back what waits behind long tasks.
+        """Send heartbeats, notice silence, take back what waits there.
 
         Return True if something has changed.
         """
@@ -355,13 +359,16 @@ class NodePool:
         elif silent_us > bridge.SILENCE_MS * 1000:
             session.phase = NodePhase.AWAY
         else:
-            late = [c for c in self.tasks.chunks.values() if c.short and self.now_us - c.sent_us > LATE_US]
+            late = [c for c in self.tasks.chunks.values() if not c.recalled and self.now_us - c.sent_us > LATE_US]
             for chunk in late:
                 self.tasks.mark_long(chunk)
             self._recall(late)
+            tried_again = 0 < self._full_us < self.now_us
+            if tried_again:
+                self._full_us = 0
             if session.beat_due(self.now_us) and session.phase is NodePhase.READY:
                 self._send(bridge.Heartbeat(self.now_us))
-            return bool(late or self.out)
+            return bool(late or tried_again or self.out)
         return True
 
     def on_closed(self, now_us: int) -> None:

@@ -166,6 +166,33 @@ def test_what_waits_behind_a_long_task_comes_back() -> None:
     assert node.pool.room() == 0, "its only worker is busy"
 
 
+def test_a_node_that_gave_tasks_back_gets_no_others_until_one_ends() -> None:
+    """A task may take the room of several workers."""
+    node = Node(workers=4)
+    (wide,), *rest = node.run(1), node.run(2), node.run(3)
+    node.pool.tick(NOW + LATE_US + 1)
+
+    node.end(*(t for tasks in rest for t in tasks), status=CANCELLED, value=bridge.RECALLED)
+    assert node.pool.room() == 0
+    node.end(wide, took=600_000)
+    assert node.pool.room() == 4
+
+
+def test_a_node_that_gave_tasks_back_is_tried_again() -> None:
+    node = Node(workers=2)
+    node.run(1)
+    (back,) = node.run(2)
+    node.pool.tick(NOW + LATE_US + 1)
+    node.end(back, status=CANCELLED, value=bridge.RECALLED)
+    assert node.pool.room() == 0
+
+    for step in range(1, 8):
+        node.send(bridge.Heartbeat(1))
+        node.pool.tick(NOW + LATE_US + step * 1_000_000)
+
+    assert node.pool.room() == 1
+
+
 def test_a_node_that_vanishes_costs_what_may_have_begun() -> None:
     node = Node()
     node.run(1)
@@ -316,10 +343,11 @@ def test_a_node_that_closed_its_connection_may_come_back_for_a_while() -> None:
     node.hello = bridge.Hello(bridge.PROTOCOL, "1", "3.11", "n1", 7, b"bootboot", b"", 2, 1, 5)
     node.connect()
     node.send(bridge.Inventory(True), bridge.pack_inventory([(task.id, 1)]))
+    node.pool.now_us = NOW + CLOSED_US
+    node.send(bridge.Heartbeat(1))
     node.pool.tick(NOW + CLOSED_US + 2)
 
     assert not node.pool.gone
-    node.send(bridge.Heartbeat(1))
     node.pool.on_closed(NOW + CLOSED_US + 3)
     node.pool.tick(NOW + 3 * CLOSED_US)
     assert node.pool.gone == "it closed its connection and did not come back"
