@@ -58,6 +58,7 @@ class HeldTasks:
         self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
         self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
         self._recalled: set[bytes] = set()  # tasks at workers that are to be given back
+        self._given_back: set[bytes] = set()  # tasks whose results may say so
         #: Why tasks with these resources can never run here; "" if they may. Set by the loop.
         self.misfit: Callable[[Resources], str] = lambda resources: ""
         self.running = 0
@@ -111,6 +112,10 @@ class HeldTasks:
         group = AttemptGroup(
             message.call, call, message.attempt, message.accepted_us, tasks, len(body) + COST_OF_TASK * len(tasks)
         )
+        if self._given_back and (again := self._given_back.intersection([t.id for t in tasks])):
+            # Sent again, they would be taken for ends of these.
+            self.outbox.withdraw_recalled(again)
+            self._given_back -= again
         self._journal.received(message.call, message.attempt, message.accepted_us, body)
         self.queue.add(group)
         self._enqueue(group, tasks)
@@ -305,10 +310,14 @@ class HeldTasks:
 
     def recall(self, ids: set[bytes], running: bool) -> None:
         """Give back those tasks that wait for a worker; if `running`, all."""
+        if not self.outbox.spool and not self.outbox.gathered:  # whoever sent them knows all ends
+            self._given_back = set(self._recalled)
         for group, task in self.queue.remove(ids):
             self._end(group, [task], CANCELLED, bridge.RECALLED)
             ids.discard(task.id)
+            self._given_back.add(task.id)
         if running:
+            self._given_back |= ids
             self._end_waiting(ids, CANCELLED, bridge.RECALLED)
             self._recalled.update(i for i in ids if i in self.queue.held)
             self._out.append(CancelRunning(frozenset(self._recalled)))

@@ -169,6 +169,24 @@ class Outbox:
         self.spool[entry.seq] = entry
         self.bytes += len(entry.body)
 
+    def withdraw_recalled(self, ids: set[bytes]) -> None:
+        """Remove the results that say that these tasks were given back: they came again."""
+
+        def left(ends: list[Ended]) -> list[Ended]:
+            return [e for e in ends if e.id not in ids or e.value != bridge.RECALLED]
+
+        self._gathered = {key: left(ends) for key, ends in self._gathered.items()}
+        self.gathered = sum(map(len, self._gathered.values()))
+        for entry in self.spool.values():
+            ends = left(decode(list[Ended], entry.body))
+            if len(ends) < entry.count:
+                body = encode(ends)
+                shorter = len(entry.body) - len(body)
+                self.bytes -= shorter
+                if entry.seq <= self._sent_seq:
+                    self._unacked -= shorter
+                entry.body, entry.count = body, len(ends)
+
     def unsent(self) -> list[SpooledResults]:
         """Return the frames to send now, in order, and mark them as sent."""
         out: list[SpooledResults] = []

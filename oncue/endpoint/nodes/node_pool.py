@@ -86,6 +86,9 @@ class NodePool:
         self._sent = self._granted = 0  # tasks, in this session
         self._results = self._drained = self._acked = -1  # numbers of the node's journal
         self._cancelled: set[bytes] = set()
+        #: Tasks that the node names and should not have. Until it has told their ends, it gets no
+        #: task: it could be one of these, and their ends would be taken for its own.
+        self._strangers: set[bytes] = set()
         self._permitted: set[str] = set()  # hashes that the node may fetch
         self._last = ""  # function that was run last
         self._has_last = False
@@ -163,9 +166,9 @@ class NodePool:
             )
         self.session.phase = NodePhase.READY
         self._send(bridge.Welcome(self.session.epoch, "agent", "", self._acked, (), self.now_us, True))
-        strangers = [i for i in named if i not in tasks.held]
-        if strangers:
-            self._cancel(strangers, "another node has this task, or it has ended")
+        self._strangers = {i for i in named if i not in tasks.held}
+        if self._strangers:
+            self._cancel(self._strangers, "another node has this task, or it has ended")
         if again := self._cancelled & tasks.held.keys():
             self._cancel(again)
         self._cancelled = again
@@ -174,6 +177,8 @@ class NodePool:
     def _on_results(self, message: bridge.Results, ends: list[Ended]) -> None:
         self._granted = max(self._granted, message.granted)
         self._results = max(self._results, message.seq)
+        if self._strangers:
+            self._strangers.difference_update([e.id for e in ends])
         good, back = self.tasks.end(ends)
         self._requeue(back)
         # Its workers are busy: with long tasks, or with one that takes the room of several.
@@ -260,7 +265,7 @@ class NodePool:
             return 0
         tasks = self.tasks
         free = self.size - tasks.long
-        if free <= 0 or (self._full_us and tasks.held):
+        if free <= 0 or self._strangers or (self._full_us and tasks.held):
             return 0
         ahead = AHEAD if self._has_last and self._site.sizer.short(self._last) else 1
         return max(0, free * ahead - (len(tasks.chunks) - tasks.long))

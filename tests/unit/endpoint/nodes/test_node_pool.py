@@ -243,6 +243,10 @@ def test_tasks_of_before_a_restart_are_claimed_and_strangers_cancelled() -> None
     cancels = [body for message, body in node.received() if isinstance(message, bridge.CancelTasks)]
     assert cancels == [stranger]
     assert set(node.pool.tasks.held) == {mine}
+    node.send(bridge.Credit(4_096))
+    assert node.pool.room() == 0, "the stranger's end may still come"
+    node.end(TaskRecord(stranger, b""), status=CANCELLED)
+    assert node.pool.room() == 1
 
 
 def test_what_did_not_reach_the_node_is_requeued() -> None:
