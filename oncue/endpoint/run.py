@@ -36,7 +36,7 @@ from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.block_limits import most_workers
 from oncue.endpoint.block_workers import BlockWorkers, open_blocks
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
-from oncue.endpoint.control_files import StopMode, forget_requests, requested_stop
+from oncue.endpoint.control_files import KEEP_BLOCKS, StopMode, forget_requests, requested_stop
 from oncue.endpoint.folder_claim import FolderClaim
 from oncue.endpoint.local_workers import LocalWorkers
 from oncue.endpoint.loop import AgentLoop
@@ -51,6 +51,7 @@ from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
+from oncue.protocol.bridge import OTHER_AGENT
 from oncue.text.log_lines import log_to
 
 log = logging.getLogger("oncue.agent")
@@ -133,9 +134,13 @@ class AgentProcess:
         self._loop.stop_on_signals()
         while not self.agent.refused and not self._is_over():
             self._loop.turn(min(self._status_us + STATUS_US, self._workers.due_us()), self._check)
-        if self.agent.refused:
+        if refused := self.agent.refused:
+            keep = self.folder / KEEP_BLOCKS
+            if refused.details.get("reason") == OTHER_AGENT:  # then the jobs are that one's
+                keep.touch()
             self._workers.finish(self._loop, 0.0)
-            raise self.agent.refused
+            keep.unlink(missing_ok=True)
+            raise refused
         self._finish()
 
     def _is_over(self) -> bool:
@@ -197,9 +202,11 @@ class AgentProcess:
 
     def refusal(self, refused: Refused) -> Refused:
         """Return the refusal with the command that registers this endpoint again."""
-        refusal = (
-            Refused(REVOKED, remedy=self._register_again) if refused.details.get("reason") == "revoked" else refused
-        )
+        refusal, reason = refused, refused.details.get("reason")
+        if reason == "revoked":
+            refusal = Refused(REVOKED, remedy=self._register_again)
+        elif reason == OTHER_AGENT:
+            refusal = Refused(refused.message, remedy=refused.remedy.replace("NAME", self.settings.name))
         self._why, self._remedy = refusal.message, refusal.remedy
         self.write_status("refused")
         return refusal

@@ -33,6 +33,7 @@ PROTOCOL = 2  # version; the bridge refuses an agent with another one
 BEAT_MS = 2_000  # longest pause between two messages of a side
 SILENCE_MS = 8_000  # a side that sends nothing for so long counts as disconnected
 ID_BYTES = 16
+OTHER_AGENT = "other-agent"  # code of a refusal: the endpoint's agent runs elsewhere
 PART_BYTES = 1 << 20
 
 # Limits on what the other side may send. A frame beyond them is Undecodable.

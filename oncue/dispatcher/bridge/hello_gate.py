@@ -19,7 +19,6 @@ from oncue.dispatcher.bridge.message_numbers import MessageNumbers
 from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.protocol import bridge
 
-OTHER_AGENT = "other-agent"  # code of the refusal
 ALIVE_US = 6_000_000  # behind a second agent's arrival: messages of a dead one were on their way
 
 
@@ -59,7 +58,7 @@ class HelloGate:
         if heard_us < self._rival_us + ALIVE_US:
             return bridge.Redirect(why=f"another agent of this endpoint ({where}) was connected; waiting whether it is")
         return bridge.Refuse(
-            OTHER_AGENT,
+            bridge.OTHER_AGENT,
             f"another agent of this endpoint runs ({where}); an endpoint has one agent",
             f"stop that one first: oncue endpoint stop NAME, on {present.host}. For a second endpoint, register another"
             " name in another folder",
