@@ -27,6 +27,7 @@ FLUSH_US = 1_000  # after a frame, the next one waits for more results
 UNACKED_BYTES = 32 << 20  # sent and not acked, at most
 UPLOAD_TIMEOUT_US = 30_000_000
 
+_MAY_HAVE_BLOBS = frozenset((REF, FILES))
 CallKey = tuple[bytes, int]  # (call, accepted_us)
 
 
@@ -94,7 +95,7 @@ class Outbox:
     def add(self, key: CallKey, ends: list[Ended]) -> None:
         """Add ended attempts of one call."""
         for e in ends:
-            if e.status or e.value[:1] == REF or e.value[:1] == FILES:
+            if e.value[:1] in _MAY_HAVE_BLOBS or e.status:
                 ends = [e for e in ends if not self._start_upload(key, e)]
                 break
         if ends:
