@@ -37,6 +37,7 @@ GOALS = (
     Goal("idle CPU, server", "system.idle.server.cpu_percent", "% of a core", 1, False),
     Goal("idle CPU, agent", "system.idle.agent.cpu_percent", "% of a core", 1, False),
     Goal("agent with its pool alone", "agent.tasks_per_s", "tasks/s", 100_000),
+    Goal("agent with workers on a node, beside its own pool", "nodes.of_in_process", "times", 0.5),
     Goal("agent with its pool alone, p50", "agent.p50_ms", "ms", 0.5, False),
     Goal("one agent, 100,000 workers, 1,000,000 tasks: its memory, late / early", "crowd.agent_growth", "", 1.2, False),
     Goal("events matched, 10 rules", "rules.rules_10_events_per_s", "events/s", 100_000),
