@@ -53,6 +53,7 @@ class DeployedRules:
         self._parsed: dict[str, ParsedDeployment] = {}  # label -> rules, and why there are none
         self._on_reload: list[Callable[[], None]] = []
         self._reloading = asyncio.Lock()
+        self._in_force: tuple[object, ...] = ()  # what the last reload found
         self._position = -1  # offset in the registry up to which the deployments are in force
         self._engine_task: asyncio.Task[None] | None = None
 
@@ -97,10 +98,14 @@ class DeployedRules:
         view = self._context.view
         async with self._reloading:
             position = self._registry_position()
-            deployments = {d.label: d for d in await view.deployments()}
+            deployments = {d.label: self._kept(d) for d in await view.deployments()}
             switches = await view.switches()
             if any(d.by_admin is None for d in deployments.values()):  # of an older version
                 self._admins = {t.subject for t in await view.tokens() if "admin" in t.scopes}
+            in_force = deployments, switches, self._admins
+            if in_force == self._in_force:  # an endpoint, token or function is new
+                self._position = position
+                return
             fresh = 0
             if self.off:  # no text is read: it may be what keeps the server from working
                 self.deployments = deployments
@@ -118,7 +123,12 @@ class DeployedRules:
                 gc.freeze()  # else the collector holds the loop while it looks at all of them
             for callback in self._on_reload:
                 callback()
-            self._position = position
+            self._in_force, self._position = in_force, position
+
+    def _kept(self, d: Deployment) -> Deployment:
+        """Return the object that an equal deployment has already."""
+        kept = self.deployments.get(d.label)
+        return kept if kept == d and kept is not None else d
 
     async def sync(self) -> None:
         """Put in force every deploy that any server has acknowledged by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oncue.errors import NotFound
@@ -112,6 +113,26 @@ def test_counts_of_other_servers_are_added_for_callers_only(tmp_path: Path) -> N
         assert (await rules.rules.get(ADA, "reconstruct")).fired == 1
         total = await rules.rules.get(ADA, "reconstruct", "Bearer t")
         assert (total.fired, total.suppressed) == (5, 2)
+
+    with_rules(tmp_path, work)
+
+
+def test_rules_are_compiled_anew_only_if_a_file_or_a_switch_has_changed(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        await deploy(rules)
+        engine, triggers = rules.deployed.engine, []
+        rules.deployed.on_reload(lambda: triggers.append(1))
+        before, found = engine.active_rules, rules.deployed.deployments["tomo"]
+        rules.site.bridge.open("ep_ada_local")
+        endpoint = rules.context.registry.endpoints()[0]
+        await rules.context.record([(f"endpoint:{endpoint.id}", msgspec.structs.replace(endpoint, labels={"a": "b"}))])
+        await rules.deployed.sync()
+        assert (engine.active_rules, triggers) == (before, [])
+
+        await rules.rules.switch(ADA, "reconstruct", False, "")
+        assert engine.active_rules is not before
+        assert len(triggers) == 1
+        assert rules.deployed.deployments["tomo"] is found
 
     with_rules(tmp_path, work)
 
