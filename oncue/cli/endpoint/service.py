@@ -135,6 +135,11 @@ def restart_unit(unit: str) -> None:
     _checked("systemctl", "--user", "restart", unit)
 
 
+def stop_unit(unit: str) -> None:
+    """Keep systemd from starting a user unit again whose process has just ended."""
+    _checked("systemctl", "--user", "stop", unit)
+
+
 def unit_path(name: str) -> Path:
     """Return the path of the endpoint's unit."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"

@@ -69,6 +69,7 @@ def stop(name: str, folder: str | None, drain: bool, cancel: bool, timeout: str 
 def stop_here(place: Path, name: str, mode: Any, limit_s: float | None = None) -> tuple[Stopped, str]:
     """Stop the agent; return facts and words. Raises NotFound, OncueError."""
     from oncue.cli.agent_process import ENDED, running_agent
+    from oncue.cli.endpoint.service import stop_unit, unit_of
     from oncue.endpoint.control_files import KEEP_BLOCKS
     from oncue.endpoint.settings import load, mark_stopped
 
@@ -82,7 +83,10 @@ def stop_here(place: Path, name: str, mode: Any, limit_s: float | None = None) -
     how = ""
     (place / KEEP_BLOCKS).unlink(missing_ok=True)  # of a restart that was interrupted
     if pid:
+        unit = unit_of(pid)
         pid, how = end_agent(place, name, mode, limit_s)
+        if unit:
+            stop_unit(unit)
     return Stopped(name, str(place), pid, how == "KILL", supervised), ENDED[how]
 
 
