@@ -12,7 +12,7 @@ import pytest
 from tests.gridengine.cell import Cell
 from tests.kafka import shared
 from tests.kafka.broker import Broker, Cluster
-from tests.services import Missing, missing
+from tests.services import Impossible, Missing, missing
 from tests.slurm.cluster import Cluster as SlurmCluster
 
 
@@ -21,6 +21,8 @@ def or_skipped(service: str = "Kafka") -> Iterator[None]:
     """Where a service cannot run the test is skipped, with the remedy; in CI that is a failure."""
     try:
         yield
+    except Impossible as e:
+        pytest.skip(f"no {service}: {e}")
     except Missing as e:
         missing(f"no {service}: {e}")
 

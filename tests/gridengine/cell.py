@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.keeper import Kept
 from tests.ports import free_port
 from tests.schedulers.faults import CommandFaults
-from tests.services import Missing
+from tests.services import Impossible, Missing
 
 START_S = 60.0
 COMMAND_S = 20.0
@@ -103,13 +103,16 @@ qsort_args NONE
 def check() -> None:
     """Raise Missing unless Grid Engine can run here."""
     if os.name != "posix" or not Path("/proc").exists():
-        raise Missing("Grid Engine's tests need Linux")
+        raise Impossible("its tests need Linux")
     if not INSTALLED.exists() or shutil.which("sge_qmaster") is None:
         raise Missing(f"Grid Engine is not installed; {REMEDY}")
     if os.getuid() != 0:
-        raise Missing("a network namespace needs root; run the tests as root")
+        raise Impossible("its network namespace needs root; run the tests as root")
     if shutil.which("ip") is None:
-        raise Missing("`ip` is not installed; apt-get install iproute2")
+        raise Missing("`ip` is not installed; run: apt-get install iproute2")
+    probe = ["unshare", "--net", "true"]
+    if shutil.which(probe[0]) is None or subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+        raise Impossible("this machine allows no network namespaces")
 
 
 class Cell:

@@ -1,8 +1,8 @@
 """Stand-in of a scheduler: runs jobs for real, and answers in the forms of PBS, Torque, LSF or HTCondor.
 
-Its commands are links to this file, by whose names it knows what to do. The answers have the forms
-that are recorded in docs/endpoints.md; where a real scheduler runs in tests (Slurm, Grid Engine), it
-has no stand-in. State: a folder a job in $STAND_IN/jobs. $STAND_IN/slots: how many run at once.
+Its commands are links to this file, by whose names it knows what to do. The answers have the forms of
+the manuals; a scheduler that really runs in tests (Slurm, Grid Engine) has no stand-in.
+State: a file a job in $STAND_IN/jobs. $STAND_IN/slots: how many run at once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ faults                  hangs, refusals, garbage ... of its commands
 
 from __future__ import annotations
 
-import getpass
 import os
 import shlex
 import shutil
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from oncue.endpoint.providers.commands import user_name
 from tests.keeper import Kept
 from tests.ports import free_port
 from tests.schedulers.faults import CommandFaults
@@ -134,7 +134,7 @@ class Cluster:
         ]
         text = CONFIG.format(
             host=socket.gethostname(),
-            user=getpass.getuser(),
+            user=user_name(),
             folder=self.folder,
             controller_port=free_port(),
             first_port=ports[0],

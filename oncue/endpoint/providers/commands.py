@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import selectors
 import signal
 import subprocess
@@ -95,6 +96,14 @@ class Commands:
         finally:
             _end(process)
         return Finished(command[0], process.returncode, out, err)
+
+
+def user_name() -> str:
+    """Return the name of this process's user, whatever LOGNAME says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def command_environment(environ: Mapping[str, str], also: tuple[str, ...] = ()) -> dict[str, str]:

@@ -97,6 +97,8 @@ class Confirmation:
         self._missing.pop(job, None)
         ending = JobEnding.COMPLETED if code == 0 else JobEnding.FAILED
         status = JobStatus(JobState.ENDED, reason=exit_reason(code) if code else "", ending=ending, exit=code)
+        if code > 128 and job in self._cancelled:
+            return msgspec.structs.replace(CANCELLED, exit=code), False
         if code <= 128 or not may_ask:
             return status, False
         with contextlib.suppress(SchedulerAway):  # a signal: the scheduler may know whose

@@ -6,13 +6,12 @@ reads; where that takes too long, the exit code that the job's script left behin
 
 from __future__ import annotations
 
-import getpass
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 
 from oncue.endpoint.options.providers import GridEngineOptions
-from oncue.endpoint.providers.commands import CommandHung, Commands
+from oncue.endpoint.providers.commands import CommandHung, Commands, user_name
 from oncue.endpoint.providers.confirmation import Confirmation, exit_reason
 from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.job_script import LaunchOptions, clock, write_script
@@ -41,7 +40,7 @@ class GridEngineProvider:
         self._options, self._files = options, files
         self._commands = Commands(options.command_timeout_ms / 1000, environ)
         self._confirmation = Confirmation(files, self._from_accounting, at_once=True)
-        self._me = getpass.getuser()
+        self._me = user_name()
 
     def submit(self, request: JobRequest) -> str:
         at = self._options

@@ -5,14 +5,13 @@ Both have the same commands; the directives, the answers of qstat and the exit c
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from oncue.endpoint.options.providers import PbsProOptions, TorqueOptions
-from oncue.endpoint.providers.commands import Commands
+from oncue.endpoint.providers.commands import Commands, user_name
 from oncue.endpoint.providers.confirmation import Confirmation, exit_reason
 from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.job_script import LaunchOptions, clock, write_script
@@ -122,7 +121,7 @@ class PbsProvider:
         self._options, self._dialect, self._files = options, dialect, files
         self._commands = Commands(options.command_timeout_ms / 1000, environ)
         self._confirmation = Confirmation(files)
-        self._me = getpass.getuser()
+        self._me = user_name()
 
     def submit(self, request: JobRequest) -> str:
         at = self._options

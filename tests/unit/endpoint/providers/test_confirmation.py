@@ -127,6 +127,17 @@ def test_a_cancelled_job_that_is_gone_has_ended_soon(files: JobFiles, clock: Clo
     assert confirmation.complete(["1", "2"], {}, whole=True) == {"1": CANCELLED}
 
 
+def test_a_cancelled_job_whose_script_was_told_was_cancelled(files: JobFiles, clock: Clock) -> None:
+    files.bind("1", "m")
+    files.write("m", ".exit", "143\n")
+    confirmation = Confirmation(files, clock=clock)
+    confirmation.cancelled(["1"])
+
+    status = confirmation.complete(["1"], {}, whole=True)["1"]
+
+    assert (status.ending, status.exit) == (JobEnding.CANCELLED, 143)
+
+
 def test_few_jobs_are_asked_for_one_by_one(files: JobFiles, clock: Clock) -> None:
     asked: list[str] = []
 
