@@ -80,10 +80,10 @@ def test_cancelled_jobs_end(site: Site, tmp_path: Path) -> None:
     site.wait(jobs[0], JobState.RUNNING)
 
     site.provider.cancel([*jobs, "987654"])
-    endings = [site.wait(job, JobState.ENDED).ending for job in jobs]
+    ended = [site.wait(job, JobState.ENDED) for job in jobs]
     site.provider.cancel(jobs)  # again is harmless
 
-    assert endings == [JobEnding.CANCELLED] * 2
+    assert [status.ending for status in ended] == [JobEnding.CANCELLED] * 2, ended
 
 
 def test_the_environment_reaches_the_command_and_the_agents_does_not(

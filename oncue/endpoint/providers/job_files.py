@@ -67,8 +67,8 @@ class JobFiles:
     def exit_code(self, job: str) -> int | None:
         """Return the exit code that the job's script left behind, if it did."""
         with contextlib.suppress(OSError, ValueError):
-            if mark := self.mark_of(job):
-                return int(self._tail(mark, ".exit"))
+            if (mark := self.mark_of(job)) and 0 <= (code := int(self._tail(mark, ".exit"))) <= 255:
+                return code
         return None
 
     def stderr_tail(self, job: str) -> str:

@@ -19,12 +19,19 @@ from oncue.endpoint.providers.launchers import ONE_NODE, launched, needs_script
 _BODY = """{variables}
 {worker_init}
 
+child= told=
+trap 'told=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT USR1 USR2 XCPU
 {launched} &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT USR1 USR2 XCPU
-while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-wait "$child"
-code=$?
+[ -z "$told" ] || kill -TERM "$child" 2>/dev/null
+while :; do
+  wait "$child"; code=$?
+  kill -0 "$child" 2>/dev/null || break
+done
+if [ "$code" -gt 128 ]; then # of a signal that interrupted wait, or of the launcher
+  wait "$child"; last=$?
+  case "$last" in -*|127) ;; *) code=$last ;; esac # it is known already
+fi
 {{ echo "$code" >{exit}.new && mv -f {exit}.new {exit}; }} 2>/dev/null
 exit "$code"
 """

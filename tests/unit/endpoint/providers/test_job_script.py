@@ -63,6 +63,14 @@ def test_term_reaches_the_command(files: JobFiles, tmp_path: Path) -> None:
     assert files.exit_code("1") == 5
 
 
+@pytest.mark.parametrize("text", ["", "-1\n", "999\n", "3", "three\n"])
+def test_an_exit_code_that_is_none_is_not_believed(files: JobFiles, text: str) -> None:
+    files.bind("1", "m")
+    files.write("m", ".exit", text)
+
+    assert files.exit_code("1") == (3 if text == "3" else None)
+
+
 def test_the_script_with_its_secret_is_private(files: JobFiles) -> None:
     request = JobRequest("m", "true", nodes=2, environment={"ONCUE_NODE_SECRET": "s"})
 
