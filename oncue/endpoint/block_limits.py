@@ -7,7 +7,7 @@ from oncue.endpoint.options.options import EndpointOptions
 from oncue.endpoint.scaling import ScalingLimits
 
 PLENTY = 1 << 62
-MOST_WORKERS = 1_000_000
+MOST_WORKERS = 200_000  # an agent may hold a million tasks
 
 
 def scaling_limits(options: EndpointOptions) -> ScalingLimits:

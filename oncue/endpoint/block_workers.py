@@ -275,7 +275,7 @@ class BlockWorkers:
             "waiting": block_status.waiting_words(table) if self._agent.queue.held else "",
             "breaker": block_status.breaker_words(table),
             "scheduler": self._jobs.trouble(),
-            "node_hours": round(block_status.node_hours(table, now_us()), 3),
+            "node_hours": round(block_status.node_hours(table, now_us()), 2),
         }
 
     # ------------------------------------------------------------ the end

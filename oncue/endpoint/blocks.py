@@ -32,7 +32,7 @@ from oncue.endpoint.block_records import (
     end_words,
     mark_of,
 )
-from oncue.endpoint.live_block import BlockStore, LiveBlock, NewBlock
+from oncue.endpoint.live_block import QUICK_US, BlockStore, LiveBlock, NewBlock, use_of
 from oncue.endpoint.providers.jobs import SETTLE_S, JobEnding, JobState, JobStatus
 from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, end_margin_s, plan, useful, with_use
 
@@ -41,10 +41,10 @@ SEARCH_US, SETTLE_US = 5_000_000, int(SETTLE_S * 1e6)
 POLL_US, POLL_SOON_US = 10_000_000, 2_000_000
 JOIN_US = 600_000_000  # from the job's start until a worker must have registered
 ADOPT_US = 120_000_000  # after a start, for the nodes of an adopted block to dial this agent
+ALONE_US = 120_000_000  # without a connected node, until a block that had some is given up
 RELEASE_US = 15_000_000  # for released nodes to exit, before their job is cancelled
 CANCEL_AGAIN_US = 30_000_000
 DOUBT_US = 900_000_000  # a job that was given up may appear so much later; it is cancelled then
-QUICK_US = 60_000_000  # a block that fails within it, counts as dead though a worker registered
 KEPT_ENDED = 20
 LIVE = (BlockPhase.ASKED, BlockPhase.PENDING, BlockPhase.RUNNING, BlockPhase.DRAINING)
 WAITING = (BlockPhase.ASKED, BlockPhase.PENDING)
@@ -271,8 +271,10 @@ class BlockTable:
             self._out.append(DrainBlock(block.id, hand_back=True))
         elif block.phase is BlockPhase.RUNNING and not block.registered_us and now_us - block.running_us > JOIN_US:
             why = f"no worker has registered within {JOIN_US // 60_000_000} min of its start"
-            block = self._save(block, reason=why)
-            self._count_death(block, why, now_us)
+            self._count_death(self._save(block, reason=why), why, now_us)
+            self._cancel(self.blocks[block.id], now_us)
+        elif block.phase is BlockPhase.RUNNING and self._is_alone(block, live, now_us):
+            self._save(block, reason=f"none of its nodes was connected for {ALONE_US // 1_000_000} s")
             self._cancel(self.blocks[block.id], now_us)
         elif block.phase is BlockPhase.DRAINING and not block.cancelled and self._is_drained(live, now_us):
             if not live.released_us:
@@ -289,6 +291,14 @@ class BlockTable:
         ):
             live.cancel_us = now_us + CANCEL_AGAIN_US
             self._out.append(CancelJobs((block.job,)))
+
+    def _is_alone(self, block: BlockRecord, live: LiveBlock, now_us: int) -> bool:
+        """Return True if its nodes have been away for too long: its job is of no use."""
+        if live.nodes or not block.registered_us or block.cancelled or now_us < live.unheard_us:
+            live.alone_us = 0
+        elif not live.alone_us:
+            live.alone_us = now_us
+        return bool(live.alone_us) and now_us - live.alone_us > ALONE_US
 
     def _is_drained(self, live: LiveBlock, now_us: int) -> bool:
         return live.told and not live.busy and now_us >= live.unheard_us
@@ -435,14 +445,5 @@ class BlockTable:
 
     def uses(self, now_us: int) -> list[BlockUse]:
         """Return the blocks as scaling sees them."""
-        found = []
-        for block_id, live in self.live.items():
-            b = self.blocks[block_id]
-            phase = BlockPhase.DRAINING if b.cancelled else b.phase
-            found.append(
-                BlockUse(
-                    b.id, phase, b.nodes, b.nodes * b.workers, b.walltime_s, live.busy, now_us - live.needed_us,
-                    self.remaining_s(b, now_us), bool(b.registered_us),
-                )
-            )  # fmt: skip
-        return found
+        blocks = [(self.blocks[i], live) for i, live in self.live.items()]
+        return [use_of(b, live, self.remaining_s(b, now_us), now_us) for b, live in blocks]

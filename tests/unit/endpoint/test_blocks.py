@@ -10,7 +10,7 @@ from oncue.endpoint.block_status import block_rows, breaker_words, node_hours, w
 from oncue.endpoint.blocks import JOIN_US, BlockTable
 from oncue.endpoint.providers.jobs import JobEnding, JobState, JobStatus
 from oncue.endpoint.scaling import ScalingLimits
-from tests.simulation.block_world import BlockWorld
+from tests.simulation.block_world import BlockWorld, SimNode
 from tests.simulation.scheduler import SECOND
 
 HOUR, MANY = 3_600, ScalingLimits(
@@ -387,3 +387,39 @@ def test_min_blocks_are_kept_beyond_their_walltime() -> None:
 
     assert world.scheduler.live()
     assert len(world.scheduler.all) <= 30
+
+
+def test_a_block_whose_nodes_are_cut_off_is_given_up_and_replaced() -> None:
+    world = BlockWorld(limits=ScalingLimits(max=4, walltime_s=3_000.0, idle_s=600.0))
+    world.boot()
+    world.add(1, duration_s=1)
+    world.run_for(60, until=lambda: all_done(world))
+    (job,) = world.scheduler.live()
+    for node in world.nodes:
+        node.connected, node.alive = False, False  # it cannot dial any more
+        table_of(world).on_node_left(node.block, node.name, world.clock.now_us)
+    world.add(1, duration_s=1)
+
+    world.run_for(600, until=lambda: all_done(world))
+
+    assert all_done(world), "another block was asked for"
+    world.run_for(200)
+    assert job.ending is JobEnding.CANCELLED
+
+
+def test_nodes_of_a_block_that_never_came_do_not_count_as_room() -> None:
+    world = BlockWorld(limits=ScalingLimits(max=4, nodes=2, workers=2, walltime_s=3_000.0, idle_s=600.0, pending=4))
+    dial, dialled = world._dial, []
+
+    def only_the_first(node: SimNode) -> None:
+        dialled.append(node)
+        if len(dialled) != 2:
+            dial(node)
+
+    world._dial = only_the_first  # type: ignore[method-assign]
+    world.boot()
+    world.add(4, duration_s=300)
+
+    world.run_for(200)
+
+    assert len(world.scheduler.all) == 2

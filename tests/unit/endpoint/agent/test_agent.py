@@ -10,8 +10,9 @@ import msgspec
 
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.effects import Connect, Effect, RememberServers, RunTasks, SendMessage
-from oncue.endpoint.agent.journal import Journal
+from oncue.endpoint.agent.journal import BLOCK, Journal, pack
 from oncue.endpoint.agent.session import SessionPhase
+from oncue.endpoint.block_records import BlockPhase, BlockRecord
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args
@@ -413,3 +414,14 @@ def test_tasks_that_may_not_start_yet_do_not_hold_up_others() -> None:
     bench.agent.admission = lambda call: True
     bench.turn(room=4)
     assert [t.id for run in bench.runs for t in run.tasks] == [task(2).id, task(1).id]
+
+
+def test_a_rewritten_journal_has_the_blocks() -> None:
+    bench = Bench().connect()
+    block = BlockRecord("a1", BlockPhase.RUNNING, 2, 8, 3600.0, job="12")
+    bench.agent.other_records = lambda: [pack(BLOCK, encode(block))]
+
+    file = MemoryFile()
+    file.data += b"".join(bench.agent._all_records(5))
+
+    assert Journal(file, b"journal1").recovered.blocks == {"a1": block}
