@@ -15,6 +15,7 @@ from typing import IO
 import msgspec
 
 from oncue.endpoint.providers.jobs import SchedulerAway
+from oncue.processes.children import descendants_of, kill_all
 
 MOST_OUTPUT = 32 << 20  # bytes; a line of squeue has 100
 MOST_WHY = 500  # characters of a message
@@ -168,7 +169,12 @@ def _write(pipe: IO[bytes], data: bytes, selector: selectors.BaseSelector) -> by
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a command's process group, and close its pipes."""
+    """Kill what is left of a command, and close its pipes.
+
+    That is its process group, and if it has not ended, children in groups of their own too.
+    """
+    if process.poll() is None:
+        kill_all(descendants_of(process.pid))
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     for pipe in (process.stdin, process.stdout, process.stderr):

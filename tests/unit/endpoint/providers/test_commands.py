@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def test_a_command_that_hangs_is_ended_with_its_children(runner: Commands, tmp_p
 
     with pytest.raises(CommandHung, match=r"sh: no answer in 1 s"):
         runner.run("sh", "-c", script, timeout_s=1)
+
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="needs setsid; apt-get install util-linux")
+def test_a_child_in_a_session_of_its_own_is_ended_too(runner: Commands, tmp_path: Path) -> None:
+    script = f"setsid sh -c 'echo $$ >{tmp_path / 'child'}; exec sleep 1000' & wait"
+
+    with pytest.raises(CommandHung):
+        runner.run("sh", "-c", script, timeout_s=2)
 
     assert gone(int((tmp_path / "child").read_text()))
 
