@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 
 from oncue.cli.rule_files import pack_functions, read, run_tests
+from oncue.endpoint.options.file import parse_options
+from oncue.endpoint.options.providers import kind_of
 from oncue.rules.parsing.rule_file import parse
 from oncue.triggers.catalog import OptionStructs
 
@@ -19,13 +21,19 @@ BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = [
     pytest.param(m[1], id=f"{page.name}-{n}") for page in PAGES for n, m in enumerate(BLOCK.finditer(page.read_text()))
 ]
+ENDPOINT_BLOCKS = [block for block in BLOCKS if re.search("^provider:", str(block.values[0]), re.MULTILINE)]
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 
 
-@pytest.mark.parametrize("text", BLOCKS)
+@pytest.mark.parametrize("text", [block for block in BLOCKS if block not in ENDPOINT_BLOCKS])
 def test_a_rule_file_of_the_pages_parses(text: str) -> None:
     found = parse(text, "page", OptionStructs())
     assert found.rules or found.triggers
+
+
+@pytest.mark.parametrize("text", ENDPOINT_BLOCKS)
+def test_an_endpoint_yaml_of_the_pages_is_read(text: str) -> None:
+    assert kind_of(parse_options(text, "page").provider) in ("local", "slurm", "parsl")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
