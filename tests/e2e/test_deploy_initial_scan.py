@@ -194,9 +194,9 @@ def test_a_backfill_lets_old_files_fire(site: System) -> None:
     os.utime(folder / "old1.raw", (1_600_000_000, 1_600_000_000))
     which = ("triggers", "backfill", "backfilled", "--glob", "old[01]*")
     counted = site.oncue(*which, "--dry-run").stdout
-    assert "2 old files would fire (2 B)" in counted
+    assert "2 old files (2 B) would fire" in counted
     assert "old0.raw" in counted
-    assert "1 old file will fire" in site.oncue(*which, "--since", "2026-01-01").stdout
+    assert "1 old file (1 B) will fire" in site.oncue(*which, "--since", "2026-01-01").stdout
     assert fired(site, "backfilled", folder, 1) == ["old0.raw"]
     with site.client() as client:
         found = client.triggers.backfill("backfilled", glob="old[01]*")

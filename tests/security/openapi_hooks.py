@@ -96,6 +96,12 @@ def map_body(context: Any, body: Any) -> Any:
         r"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", str(body.get("public_key", ""))
     ):  # some texts in Z85 are no 32 bytes
         body["public_key"] = "i" * 40
+    # What a glob, a size or a duration is, a pattern would not say.
+    if isinstance(body.get("outputs"), list):
+        body["outputs"] = ["out/*.h5" if isinstance(o, str) and 1 <= len(o) <= 1_000 else o for o in body["outputs"]]
+    if isinstance(resources := body.get("resources"), dict):
+        texts = {"memory": "1GB", "walltime": "1h"}
+        body["resources"] = {k: texts.get(k, v) if isinstance(v, str) else v for k, v in resources.items()}
     if _half(sorted(body, key=repr)):
         for field, kind in (("function", "function"), ("endpoint", "endpoint")):
             if isinstance(body.get(field), str) and len(body[field]) <= 200:  # else it is to be refused

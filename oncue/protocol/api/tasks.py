@@ -10,9 +10,23 @@ import msgspec
 from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
+from oncue.protocol.run_options import MOST_PATTERNS
+from oncue.protocol.stated_options import MOST, PATTERN_CHARS
+from oncue.quantities import MOST_BYTES, MOST_MS
 
-Resources = Annotated[dict[Name, int | float | str], msgspec.Meta(max_length=20)]
-Outputs = Annotated[list[Text], msgspec.Meta(max_length=100)]
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST}
+_MEMORY = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_BYTES}, {"type": "string"}]}
+_WALLTIME = {"anyOf": [{"type": "number", "minimum": 0, "maximum": MOST_MS // 1_000}, {"type": "string"}]}
+_RESOURCES = dict.fromkeys(("cores", "gpus", "nodes", "ranks"), _COUNT) | {"memory": _MEMORY, "walltime": _WALLTIME}
+# Read by protocol/stated_options.py, whose errors name the nearest word.
+Resources = Annotated[
+    dict[Annotated[Name, msgspec.Meta(extra_json_schema={"enum": list(_RESOURCES)})], int | float | str],
+    msgspec.Meta(max_length=20, extra_json_schema={"properties": _RESOURCES}),
+]
+Sandbox = Annotated[bool | str, msgspec.Meta(extra_json_schema={"enum": [False, True, "keep"]})]
+Outputs = Annotated[
+    list[Annotated[str, msgspec.Meta(min_length=1, max_length=PATTERN_CHARS)]], msgspec.Meta(max_length=MOST_PATTERNS)
+]
 
 
 class RetryPolicy(Request, frozen=True):
@@ -46,7 +60,7 @@ class TaskRequest(Request, frozen=True, omit_defaults=True):
     key: Text = ""  # idempotency key; also accepted as the Idempotency-Key header
     wait_ms: int = 0  # wait so long for the outcome before responding
     resources: Resources = {}  # cores, memory, gpus, nodes, ranks, walltime
-    sandbox: bool | str = False  # true: a folder of the task's own; "keep": it stays if the task fails
+    sandbox: Sandbox = False  # true: a folder of the task's own; "keep": it stays if the task fails
     outputs: Outputs = []  # globs of files in it that come back
 
 
@@ -69,7 +83,7 @@ class BatchRequest(Request, frozen=True, omit_defaults=True):
     expires_ms: int | None = None
     stream: Name = ""  # outcome stream that receives the outcomes (GET /v1/outcomes?stream=...)
     resources: Resources = {}  # as of POST /v1/tasks
-    sandbox: bool | str = False
+    sandbox: Sandbox = False
     outputs: Outputs = []
 
 
