@@ -344,7 +344,7 @@ def open_blocks(
 def node_arguments(settings: EndpointSettings, workers: WorkerOptions) -> tuple[str, ...]:
     """Return the arguments that count, limit and pin the workers of each node."""
     limits = settings.limits()
-    words = [word for glob in settings.pass_env for word in ("--pass-env", glob)]
+    words = [f"--pass-env={glob}" for glob in settings.pass_env]
     for name, value in (
         ("--worker-cores", workers.cores), ("--worker-memory-bytes", workers.memory), ("--worker-gpus", workers.gpus),
         ("--threads", limits.threads), ("--max-tasks", limits.max_tasks), ("--max-memory-bytes", limits.max_memory_bytes),

@@ -37,7 +37,8 @@ class NodeLaunch(msgspec.Struct, frozen=True):
         words = [self.python, "-P", "-m", "oncue.endpoint.node", "--block", block, "--workers", str(workers)]
         for address in self.found.addresses:
             words += ["--agent", address]
-        words += ["--agent-key", self.found.key, "--address-file", str(self.address_file), *self.arguments]
+        # With "=": a key in Z85 may begin with "-".
+        words += [f"--agent-key={self.found.key}", "--address-file", str(self.address_file), *self.arguments]
         return shlex.join(words)
 
     def environment(self, secret: bytes) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from oncue.endpoint.node import parser
 from oncue.endpoint.nodes.addresses import AddressCycle, AgentAddresses, read_addresses, write_addresses
 from oncue.endpoint.nodes.launch import NodeLaunch, hosts, pinning_arguments
 from oncue.endpoint.options.options import NetworkOptions
@@ -21,6 +22,15 @@ KEY, OTHER = "k" * 40, "o" * 40
 
 def loopback() -> str:
     return next(name for name, found in psutil.net_if_addrs().items() if any(a.address == "127.0.0.1" for a in found))
+
+
+def test_a_key_that_begins_with_a_hyphen_is_no_option(tmp_path: Path) -> None:
+    key = "-" + KEY[1:]
+    launch = NodeLaunch(AgentAddresses(("tcp://h:1",), key), tmp_path / "nodes.json")
+
+    words = shlex.split(launch.command("b1", 2))
+
+    assert parser().parse_args(words[words.index("oncue.endpoint.node") + 1 :]).agent_key == key
 
 
 def test_an_interface_gives_its_addresses() -> None:
