@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import selectors
 import signal
 import subprocess
@@ -54,6 +55,11 @@ class Finished(msgspec.Struct, frozen=True):
         """The command's own words on its failure, in one line."""
         said = " ".join((self.err.strip() or self.out.strip()).split())
         return f"{self.command}: {said[:MOST_WHY] or f'exit code {self.code}'}"
+
+    def failed_but_for(self, expected: re.Pattern[str]) -> bool:
+        """Return True if the command failed for more than what `expected` finds."""
+        other = [line for line in self.err.splitlines() if line.strip() and not expected.search(line)]
+        return self.code != 0 and bool(other or not self.err.strip())
 
 
 class Commands:

@@ -93,8 +93,7 @@ class LsfProvider:
     def _bjobs(self, *which: str) -> tuple[list[list[str]], bool]:
         """Return rows of this user's jobs; True if all lines were understood."""
         done = self._commands.run("bjobs", "-a", "-noheader", "-o", _FORMAT, *which)
-        strange = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
-        if done.code != 0 and (strange or not done.err.strip()):
+        if done.failed_but_for(_UNKNOWN_JOB):
             raise SchedulerAway(done.why, command="bjobs")
         lines = [line.split("|", len(_FIELDS) - 1) for line in done.out.splitlines() if line.strip()]
         rows = [line for line in lines if len(line) == len(_FIELDS) and line[0].isdigit()]
@@ -104,8 +103,7 @@ class LsfProvider:
 
     def cancel(self, ids: Sequence[str]) -> None:
         done = self._commands.run("bkill", *ids)
-        said = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
-        if done.code != 0 and (said or not done.err.strip()):
+        if done.failed_but_for(_UNKNOWN_JOB):
             raise SchedulerAway(done.why, command="bkill")
         self._confirmation.cancelled(ids)
 

@@ -147,8 +147,7 @@ class PbsProvider:
 
     def jobs(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         done = self._commands.run(*self._dialect.question, *ids)
-        strange = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
-        if done.code != 0 and (strange or not done.err.strip()):
+        if done.failed_but_for(_UNKNOWN_JOB):
             raise SchedulerAway(done.why, command="qstat")
         try:
             answers = self._dialect.parse(done.out) if done.out.strip() else {}
@@ -176,8 +175,7 @@ class PbsProvider:
 
     def cancel(self, ids: Sequence[str]) -> None:
         done = self._commands.run("qdel", *ids)
-        said = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
-        if done.code != 0 and (said or not done.err.strip()):
+        if done.failed_but_for(_UNKNOWN_JOB):
             raise SchedulerAway(done.why, command="qdel")
         self._confirmation.cancelled(ids)
 

@@ -171,8 +171,7 @@ class SlurmProvider:
         for cluster, group in _by_cluster(ids).items():
             where = [f"--clusters={cluster}"] if cluster else []
             done = self._commands.run("scancel", *where, *(job.partition(";")[0] for job in group))
-            left = [line for line in done.err.splitlines() if line.strip() and not _UNKNOWN_JOB.search(line)]
-            if done.code != 0 and (left or not done.err.strip()):
+            if done.failed_but_for(_UNKNOWN_JOB):
                 raise SchedulerAway(done.why, command="scancel")
         self._confirmation.cancelled(ids)
 
