@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -15,32 +14,20 @@ from oncue.endpoint.providers.jobs import (
     JobProvider,
     JobRequest,
     JobState,
-    JobStatus,
     SubmissionRefused,
     SubmissionUnclear,
 )
+from tests.schedulers.waiting import wait
 from tests.slurm.cluster import Cluster
 
 pytest.importorskip("parsl", reason="needs Parsl; pip install -r requirements/dev.txt")
 
-LIMIT_S = 60.0
 OPTIONS = ParslOptions(name="SlurmProvider", options={"exclusive": False, "cores_per_node": 1})
 
 
 @pytest.fixture
 def provider(slurm: Cluster, tmp_path: Path) -> JobProvider:
     return job_provider(OPTIONS, tmp_path / "endpoint", slurm.environ)
-
-
-def wait(provider: JobProvider, job: str, *states: JobState) -> JobStatus:
-    end = time.monotonic() + LIMIT_S
-    status = None
-    while time.monotonic() < end:
-        status = provider.jobs([job]).get(job)
-        if status is not None and status.state in states:
-            return status
-        time.sleep(0.1)
-    raise AssertionError(f"job {job} is {status} after {LIMIT_S:.0f} s")
 
 
 def test_a_job_that_parsl_says_is_completed_has_failed(

@@ -17,9 +17,10 @@ from oncue.endpoint.providers.job_thread import JobThread, Pauses
 from oncue.endpoint.providers.jobs import JobEnding, JobRequest, JobState, JobStatus, SchedulerAway
 from oncue.endpoint.providers.slurm import SlurmProvider
 from tests.conftest import or_skipped
+from tests.schedulers.waiting import LIMIT_S
+from tests.schedulers.waiting import wait as poll
 from tests.slurm.cluster import Cluster
 
-LIMIT_S = 60.0
 OPTIONS = SlurmOptions(exclusive=False, launcher="simple", cores_per_node=1, command_timeout_ms=20_000)
 
 
@@ -46,17 +47,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def wait(provider: SlurmProvider, job: str, *states: JobState) -> JobStatus:
     """Poll a job until it is in one of these states, also while the scheduler is away."""
-    end = time.monotonic() + LIMIT_S
-    status: JobStatus | str | None = None
-    while time.monotonic() < end:
-        try:
-            status = provider.jobs([job]).get(job)
-        except SchedulerAway as e:
-            status = str(e)
-        if isinstance(status, JobStatus) and status.state in states:
-            return status
-        time.sleep(0.1)
-    raise AssertionError(f"job {job} is {status} after {LIMIT_S:.0f} s")
+    return poll(provider, job, *states, may_be_away=True)
 
 
 def until(reached: Callable[[], bool], what: str) -> None:

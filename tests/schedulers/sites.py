@@ -29,8 +29,7 @@ from oncue.endpoint.providers.job_catalog import job_provider
 from oncue.endpoint.providers.jobs import JobProvider, JobState, JobStatus
 from tests.schedulers import stand_in
 from tests.schedulers.faults import CommandFaults
-
-LIMIT_S = 60.0
+from tests.schedulers.waiting import LIMIT_S, wait
 
 
 @dataclass
@@ -67,14 +66,7 @@ class Site:
 
     def wait(self, job: str, *states: JobState) -> JobStatus:
         """Poll as the agent does until the job is in one of these states."""
-        end = time.monotonic() + LIMIT_S
-        status = None
-        while time.monotonic() < end:
-            status = self.provider.jobs([job]).get(job)
-            if status is not None and status.state in states:
-                return status
-            time.sleep(0.1)
-        raise AssertionError(f"job {job} is {status} after {LIMIT_S:.0f} s")
+        return wait(self.provider, job, *states)
 
 
 #: Options and the refusal of each stand-in.

@@ -7,8 +7,8 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,16 +21,15 @@ from oncue.endpoint.providers.jobs import (
     JobProvider,
     JobRequest,
     JobState,
-    JobStatus,
     SchedulerAway,
     SubmissionRefused,
     SubmissionUnclear,
 )
 from oncue.endpoint.providers.kubernetes import manifests
-from tests.schedulers import kubectl
+from tests.schedulers import kubectl, waiting
 from tests.schedulers.faults import CommandFaults
 
-LIMIT_S = 30.0
+wait = partial(waiting.wait, limit_s=30.0)
 OPTIONS = KubernetesOptions(image="site/oncue:1", command_timeout_ms=20_000)
 MARK = "oncue-ab12-1"
 
@@ -72,17 +71,6 @@ def kube(tmp_path: Path) -> Iterator[Kube]:
 @pytest.fixture
 def provider(kube: Kube, tmp_path: Path) -> JobProvider:
     return job_provider(OPTIONS, tmp_path / "endpoint", kube.environ)
-
-
-def wait(provider: JobProvider, job: str, *states: JobState) -> JobStatus:
-    end = time.monotonic() + LIMIT_S
-    status = None
-    while time.monotonic() < end:
-        status = provider.jobs([job]).get(job)
-        if status is not None and status.state in states:
-            return status
-        time.sleep(0.05)
-    raise AssertionError(f"job {job} is {status} after {LIMIT_S:.0f} s")
 
 
 def test_a_job_waits_runs_and_fails_with_its_last_words(kube: Kube, provider: JobProvider, tmp_path: Path) -> None:
