@@ -11,16 +11,16 @@ from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, 
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
 from oncue.protocol.run_options import MOST_PATTERNS
-from oncue.protocol.stated_options import MOST, PATTERN_CHARS
+from oncue.protocol.stated_options import MOST, PATTERN_CHARS, RESOURCES
 from oncue.quantities import MOST_BYTES, MOST_MS
 
 _COUNT = {"type": "integer", "minimum": 1, "maximum": MOST}
 _MEMORY = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST_BYTES}, {"type": "string"}]}
 _WALLTIME = {"anyOf": [{"type": "number", "minimum": 0, "maximum": MOST_MS // 1_000}, {"type": "string"}]}
-_RESOURCES = dict.fromkeys(("cores", "gpus", "nodes", "ranks"), _COUNT) | {"memory": _MEMORY, "walltime": _WALLTIME}
+_RESOURCES = dict.fromkeys(RESOURCES, _COUNT) | {"memory": _MEMORY, "walltime": _WALLTIME}
 # Read by protocol/stated_options.py, whose errors name the nearest word.
 Resources = Annotated[
-    dict[Annotated[Name, msgspec.Meta(extra_json_schema={"enum": list(_RESOURCES)})], int | float | str],
+    dict[Annotated[Name, msgspec.Meta(extra_json_schema={"enum": list(RESOURCES)})], int | float | str],
     msgspec.Meta(max_length=20, extra_json_schema={"properties": _RESOURCES}),
 ]
 Sandbox = Annotated[bool | str, msgspec.Meta(extra_json_schema={"enum": [False, True, "keep"]})]
