@@ -125,18 +125,23 @@ class Scanner:
         if not stat.S_ISREG(st.st_mode):
             return
         key, seen = (folder, name), fingerprint(st)
+        is_new = known is None or (self._spec.existing and known.state == EXISTING)
+        if (
+            known is not None
+            and not is_new
+            and (looks_same(known, seen, st.st_ctime_ns) or (known.state == FIRED and self._spec.never))
+        ):
+            return
         pending = self._pending_files.bits(key)
-        if known is not None and not (self._spec.existing and known.state == EXISTING):
-            if looks_same(known, seen, st.st_ctime_ns) or (known.state == FIRED and self._spec.never):
-                return
-        elif (
-            pending in (0, ATTRIBUTES)  # else it was noticed, so it came after the deploy
+        if pending == ATTRIBUTES and known is None:
+            pending = 0  # new attributes let no file fire that the ledger does not know
+        if (
+            is_new
+            and not pending  # else it was noticed, so it came after the deploy
             and key not in self._evaluator.in_flight
             and self._baseline.existed(folder, name, st, lambda: self._evaluator.writers(key))
         ):
             self._existing_rows.append(FileRow(*key, EXISTING, *seen, now_us(), st.st_ctime_ns))
             return
-        if pending == ATTRIBUTES and known is None:
-            pending = 0  # new attributes let no file fire that the ledger does not know
         if not pending and not self._evaluator.is_in_flight(key, seen, st.st_ctime_ns):
             self._pending_files.add_found(key, self._bits)
