@@ -53,6 +53,7 @@ class Rig:
         while not over():
             assert time.monotonic() < deadline, (self.ended, self.requeued, self.pool.trouble)
             self.turn()
+        self.drain()  # what the pool said before a condition that was true at once
 
     def ready(self, n: int = 1) -> None:
         self.until(lambda: self.pool.ready >= n)

@@ -195,6 +195,8 @@ def test_stop_with_drain_lets_running_tasks_end(lab: Lab, tmp_path: Path) -> Non
         lambda: json.loads(lab.oncue("status", "--json"))["status"]["state"] == "draining", "it drains"
     )
     stopping = lab.system.start("endpoint", "stop", *lab.place, "--drain")
+    assert stopping.stderr is not None
+    assert stopping.stderr.readline().startswith("draining: 1 worker busy")  # it has found the agent
     assert lab.state(task) == "running"
     release.touch()
 

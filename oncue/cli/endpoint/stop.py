@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,7 @@ def _drain(place: Path, name: str, limit_s: float | None) -> tuple[int, str]:
                     f"the agent (pid {holder.pid}) still drains: {number_of(busy, 'worker')} busy",
                     remedy=f"it ends when they are done; to end it now: oncue endpoint stop {name} --cancel",
                 )
-            if now - told > TELL_S or (told == began and sys.stderr.isatty()):
+            if told == began or now - told > TELL_S:
                 told = now
                 say(f"draining: {number_of(busy, 'worker')} busy (Ctrl-C: it goes on draining)", err=True)
         return holder.pid, "TERM"
