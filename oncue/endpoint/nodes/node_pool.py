@@ -364,7 +364,7 @@ class NodePool:
         elif silent_us > bridge.SILENCE_MS * 1000:
             session.phase = NodePhase.AWAY
         else:
-            late = [c for c in self.tasks.chunks.values() if not c.recalled and self.now_us - c.sent_us > LATE_US]
+            late = self.tasks.take_late(self.now_us - LATE_US)
             for chunk in late:
                 self.tasks.mark_long(chunk)
             self._recall(late)

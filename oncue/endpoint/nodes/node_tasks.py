@@ -35,11 +35,12 @@ class NodeTasks:
         self.held: dict[bytes, NodeChunk] = {}
         self.chunks: dict[int, NodeChunk] = {}  # by id(), in the order in which they were sent
         self.long = 0  # chunks that are not short
+        self._young: dict[int, NodeChunk] = {}  # not late yet, by id(), in the order in which they were sent
         self._sent: set[str] = set()  # content that was sent to its end
         self._whole_history = whole_history
 
     def add(self, chunk: NodeChunk) -> None:
-        self.chunks[id(chunk)] = chunk
+        self.chunks[id(chunk)] = self._young[id(chunk)] = chunk
         self.held.update(dict.fromkeys([t.id for t in chunk.tasks], chunk))
         self.long += not chunk.short
 
@@ -48,6 +49,17 @@ class NodeTasks:
         if chunk.short:
             chunk.short = False
             self.long += 1
+
+    def take_late(self, before_us: int) -> list[NodeChunk]:
+        """Return chunks that were sent before this time and not recalled, each once."""
+        late: list[NodeChunk] = []
+        for chunk in self._young.values():
+            if chunk.sent_us >= before_us:
+                break
+            late.append(chunk)
+        for chunk in late:
+            del self._young[id(chunk)]
+        return [chunk for chunk in late if not chunk.recalled]
 
     def live(self, chunk: NodeChunk) -> list[TaskRecord]:
         """Return the chunk's tasks that have not ended."""
@@ -76,6 +88,7 @@ class NodeTasks:
 
     def _forget(self, chunk: NodeChunk) -> None:
         del self.chunks[id(chunk)]
+        self._young.pop(id(chunk), None)
         self.long -= not chunk.short
 
     def take_missing(self, named: dict[bytes, int]) -> list[TaskRecord]:
@@ -109,6 +122,7 @@ class NodeTasks:
                 rest += [t for t in tasks if t.id not in here]
         self.held.clear()
         self.chunks.clear()
+        self._young.clear()
         self.long = 0
         return begun, rest
 

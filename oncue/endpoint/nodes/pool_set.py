@@ -8,7 +8,6 @@ Per turn it costs as much as there is to do, not as there are nodes.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Callable, Iterable, Set
 
@@ -20,6 +19,7 @@ from oncue.endpoint.durations import Durations
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.listener import NodeLink
 from oncue.endpoint.nodes.node_pool import NodePool
+from oncue.endpoint.nodes.node_rooms import NodeRooms
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import Undecodable
@@ -91,10 +91,7 @@ class PoolSet:
         self.need_us: Callable[[str, RunOptions | None], int] = lambda function, options: 0
         self.durations = Durations()
         self.block_misfit: Callable[[Resources], str] = lambda resources: ""
-        self._rooms: dict[str, int] = {}  # by the pool's name
-        self._room = 0
-        self._by_room: list[tuple[int, int, NodePool]] = []  # a heap, with outdated entries
-        self._count = 0  # of entries, so that no two are equal
+        self._rooms: NodeRooms[NodePool] = NodeRooms()
         self._dirty: dict[str, NodePool] = {}  # have events, maybe
         self._unacked: dict[str, NodePool] = {}
         self._joined: set[str] = set()
@@ -172,20 +169,7 @@ class PoolSet:
             self._changes.append(NodeChange(pool.block, pool.facts.host, True))
         if pool.gone:
             self._remove(pool)
-        self._note_room(pool)
-
-    def _note_room(self, pool: NodePool) -> None:
-        room = 0 if pool.gone else pool.room()
-        before = self._rooms.get(pool.name, 0)
-        if room == before:
-            return
-        self._room += room - before
-        if room:
-            self._rooms[pool.name] = room
-            self._count += 1
-            heapq.heappush(self._by_room, (-room, self._count, pool))
-        else:
-            self._rooms.pop(pool.name, None)
+        self._rooms.set_room(pool, 0 if pool.gone else pool.room())
 
     def _remove(self, pool: NodePool) -> None:
         if self._pools.pop(pool.key, None) is None:
@@ -223,7 +207,7 @@ class PoolSet:
 
     def room(self) -> int:
         """Return how many chunks `run` accepts now."""
-        return self._room
+        return self._rooms.total
 
     def chunk_size(self, function: str) -> int:
         """Return how many tasks of this function a chunk should hold."""
@@ -247,41 +231,29 @@ class PoolSet:
     ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
         self.now_us = self._clock()
-        pool = self._roomiest() if self._fits_all(need := self.need_us(function, options)) else self._fitting(need)
+        pool = self._roomiest(self.need_us(function, options))
         if pool is None:
             self._back.append(tasks)
             return
-        self._room -= self._rooms.pop(pool.name)
         pool.now_us = max(pool.now_us, self.now_us)
         pool.run(function, timeout_ms, attempt, tasks, options)
         self._changed(pool)
 
-    def _roomiest(self) -> NodePool | None:
-        """Return the node with most room."""
-        heap = self._by_room
-        while heap:
-            room, _, pool = heapq.heappop(heap)
-            if self._rooms.get(pool.name, 0) == -room:
-                return pool
-        return None
-
-    def _fits_all(self, need_us: int) -> bool:
-        """Return True if no block ends within `need_us`."""
-        return not need_us or not self._ends_us or self.now_us + need_us <= min(self._ends_us.values())
-
-    def _fitting(self, need_us: int) -> NodePool | None:
-        """Return a node with room whose block does not end within `need_us`."""
-        by = self.now_us + need_us
-        fitting = [p for p in self._pools.values() if p.name in self._rooms and self._ends_us.get(p.block, by) >= by]
-        return max(fitting, key=lambda p: self._rooms[p.name], default=None)
+    def _roomiest(self, need_us: int) -> NodePool | None:
+        """Return the node with most room whose block does not end within `need_us`."""
+        if not need_us or not self._ends_us:
+            return self._rooms.roomiest()
+        by, ends = self.now_us + need_us, self._ends_us
+        return self._rooms.roomiest(need_us, lambda pool: ends.get(pool.block, by) >= by)
 
     def fits(self, need_us: int) -> bool:
         """Return True if a node with room remains for `need_us`."""
-        return self._fits_all(need_us) or self._fitting(need_us) is not None
+        return self._roomiest(need_us) is not None
 
     def set_ends(self, ends_us: dict[str, int]) -> None:
         """Set when blocks end: no task goes there that needs longer."""
         self._ends_us = ends_us
+        self._rooms.forget_needs()
 
     def cancel(self, ids: frozenset[bytes]) -> None:
         """End those of these tasks that the nodes hold."""

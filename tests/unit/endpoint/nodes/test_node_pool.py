@@ -166,6 +166,22 @@ def test_what_waits_behind_a_long_task_comes_back() -> None:
     assert node.pool.room() == 0, "its only worker is busy"
 
 
+def test_a_chunk_is_recalled_once_however_long_it_runs() -> None:
+    node = Node(workers=4)
+    node.run(1)
+    node.pool.tick(NOW + 1)
+    node.run(2)
+    node.received()
+
+    node.pool.tick(NOW + LATE_US + 1)
+    assert [body for m, body in node.received() if isinstance(m, bridge.Recall)] == [bytes(15) + b"\x01"]
+    node.pool.tick(NOW + LATE_US + 2)
+    assert [body for m, body in node.received() if isinstance(m, bridge.Recall)] == [bytes(15) + b"\x02"]
+    node.pool.tick(NOW + 2 * LATE_US)
+    assert not [m for m, _ in node.received() if isinstance(m, bridge.Recall)]
+    assert not node.pool.tasks.take_late(NOW + 10 * LATE_US), "nothing to look at is left"
+
+
 def test_a_node_that_gave_tasks_back_gets_no_others_until_one_ends() -> None:
     """A task may take the room of several workers."""
     node = Node(workers=4)
