@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import oncue
-from oncue.errors import Invalid, ShellFailed, TaskCancelled, TaskRefused
+from oncue.errors import Invalid, ShellFailed, TaskCancelled, TaskRefused, TaskTimedOut
 from tests.e2e.running import System, system_in
 
 HOSTILE = [
@@ -144,6 +144,23 @@ def test_a_cancelled_script_ends_with_its_children(system: System, tmp_path: Pat
     pid = (tmp_path / "pid").read_text().strip()
     ended = ["sh", "-c", 'kill -0 "$1" 2>/dev/null', "sh", pid]
     system.await_true(lambda: subprocess.run(ended).returncode != 0, "its child has ended")
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_the_whole_output_of_a_stopped_script_is_kept(system: System, tmp_path: Path, how: str) -> None:
+    script = "seq 200000; echo 'no beam' >&2; touch ${mark}; exec sleep 1000"
+    with system.client() as client:
+        stated = client.with_options(timeout=8) if how == "timeout" else client
+        task = stated.shell(script, mark=str(tmp_path / "mark"))
+        system.await_true((tmp_path / "mark").exists, "the script has printed all")
+        if how == "cancel":
+            task.cancel()
+        with pytest.raises(TaskCancelled if how == "cancel" else TaskTimedOut):
+            task.result(timeout=60)
+        files = {f.name: f.text() for f in task.files(60)}
+
+    assert files == {"stdout": "".join(f"{n}\n" for n in range(1, 200_001)), "stderr": "no beam\n"}
+    assert system.oncue("tasks", "outputs", task.id, "--stdout").stdout == files["stdout"]
 
 
 def test_a_call_states_a_sandbox_and_outputs_of_a_python_function(system: System, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,51 @@ def test_the_whole_process_tree_ends(rig: Rig, tmp_path: Path, how: str) -> None
             os.kill(pid, signal.SIGKILL)
     assert Path(why(ended).folder).is_dir()
     assert Path(why(ended).folder).parent == rig.folder / "tasks" / KEPT
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel", "killed"])
+def test_the_streams_of_a_stopped_script_are_kept_whole(rig: Rig, tmp_path: Path, how: str) -> None:
+    script = "seq 300000; echo mend >&2; touch ${mark}; exec sleep 1000"
+    limit_ms = 8_000 if how == "timeout" else 0
+    task = start(rig, shell(script), timeout_ms=limit_ms, mark=str(tmp_path / "mark"))
+    rig.wait_for(tmp_path / "mark")
+
+    if how == "cancel":
+        rig.pool.cancel({task.id})
+    elif how == "killed":
+        os.kill(rig.pool.pids[0], signal.SIGKILL)
+    ended = rig.end_of(task)
+
+    assert ended.status == {"timeout": TIMEOUT, "cancel": CANCELLED, "killed": LOST}[how]
+    whole = "".join(f"{n}\n" for n in range(1, 300_001)).encode()
+    assert contents(rig, why(ended).files) == {"stdout": whole, "stderr": b"mend\n"}
+    rig.until(lambda: not left_folders(rig))
+
+
+def test_a_pool_that_is_closed_keeps_the_streams_of_what_it_stops(rig: Rig, tmp_path: Path) -> None:
+    task = start(rig, shell("echo begun; touch ${mark}; exec sleep 1000"), mark=str(tmp_path / "mark"))
+    rig.wait_for(tmp_path / "mark")
+
+    rig.pool.close(0)
+    rig.drain()
+
+    (ended,) = rig.ended
+    assert (ended.id, ended.status) == (task.id, LOST)
+    assert contents(rig, why(ended).files) == {"stdout": b"begun\n"}
+    assert rig.pool.fds() == []
+
+
+def test_streams_that_cannot_be_kept_are_named_in_the_log(rig: Rig) -> None:
+    shutil.rmtree(rig.folder / "blobs", ignore_errors=True)
+    task = start(rig, shell("echo begun; exec sleep 1000"))
+    rig.until(lambda: b"begun" in b"".join(text for *_, text in rig.events.output))
+    (rig.folder / "blobs").write_text("no folder")
+
+    rig.pool.cancel({task.id})
+    ended = rig.end_of(task)
+
+    assert (ended.status, why(ended).files) == (CANCELLED, ())
+    assert ended.output.startswith(b"begun\n[oncue: stdout and stderr could not be kept as files")
 
 
 def test_what_a_script_leaves_in_the_background_ends_with_it(rig: Rig, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from oncue.clocks.process import now_us
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.exit_diagnosis import cancelled
-from oncue.endpoint.pool.worker_process import ChunkInFlight
+from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.refusal import refused
 from oncue.functions.body import FunctionProperties
 from oncue.protocol.codec import encode
@@ -31,6 +31,12 @@ class EventCollector:
             chunk.done += len(fresh)
             self.events.ended.append((chunk.function, chunk.attempt, fresh))
             self._sizer.measured(chunk.function, len(fresh), fresh[-1].ended_us - fresh[0].started_us)
+
+    def report_finished(self, w: WorkerProcess, chunk: ChunkInFlight) -> None:
+        """Report the finished tasks of this chunk that are in shared memory."""
+        first, ended = w.progress.finished()
+        if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended) and chunk.has(first, ended):
+            self.report(chunk, first, ended)
 
     def requeue(self, chunk: ChunkInFlight, first: int) -> None:
         """Requeue the tasks from `first` on, which did not start.

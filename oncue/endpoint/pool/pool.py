@@ -39,9 +39,11 @@ from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.pool.output_file import read_output
 from oncue.endpoint.pool.protocol import EXIT_WORN, ChunkResults, WorkerReady
 from oncue.endpoint.pool.shared_progress import position
-from oncue.endpoint.pool.task_folders import TASKS, with_kept_sandbox
+from oncue.endpoint.pool.stopped_tasks import StoppedTasks
+from oncue.endpoint.pool.task_folders import TASKS
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
+from oncue.endpoint.worker.blob_files import BlobFiles
 from oncue.protocol.records import TaskRecord
 from oncue.protocol.run_options import Resources, RunOptions, merged
 
@@ -72,8 +74,9 @@ class Pool:
         self.size = workers
         self.next_wake_us: int | None = None  # when `tick` is due; None: not before an event
         self.fds_version = 0  # changes when `fds` does
-        self._starts = WorkerStarts(launch_in(folder, workers, options), workers)
-        self._tasks_folder = folder / TASKS
+        launch = launch_in(folder, workers, options)
+        self._starts = WorkerStarts(launch, workers)
+        self._stopped = StoppedTasks(folder / TASKS, BlobFiles(launch.env))
         self._orphans = orphans  # None: those of dead workers are init's
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._deadly = DeadlyTasks()
@@ -89,7 +92,7 @@ class Pool:
 
     def fds(self) -> list[int]:
         """Return the descriptors to watch for reading."""
-        return list(self._workers)
+        return [*self._workers, *self._stopped.fds()]
 
     def drain(self) -> PoolEvents:
         return self._collector.drain()
@@ -160,11 +163,8 @@ class Pool:
 
     def _fresh_worker(self, idle: list[WorkerProcess]) -> WorkerProcess | None:
         """Return a worker that has run nothing, which may still be starting."""
-        for w in idle:
-            if not w.count:
-                return w
-        fresh = self._starts.succeed(idle[0], now_us()) if idle else None
-        if fresh is not None:
+        fresh = next((w for w in idle if not w.count), None)
+        if fresh is None and idle and (fresh := self._starts.succeed(idle[0], now_us())) is not None:
             self._add(fresh)
         return fresh
 
@@ -178,7 +178,7 @@ class Pool:
     def on_readable(self, fd: int) -> None:
         w = self._workers.get(fd)
         if w is None:
-            return
+            return self._stopped.on_readable()
         messages, ended = w.read()
         for message in messages:
             if isinstance(message, ChunkResults):
@@ -315,7 +315,7 @@ class Pool:
         chunk, index, started = at
         ran = now - started
         if index > chunk.done and ran > LONG_US // 2:
-            self._read_finished(w, chunk)
+            self._collector.report_finished(w, chunk)
         if w.stop is None and ran > LONG_US and (index + 1 < chunk.end or len(w.chunks) > 1):
             w.ask_stop(now)
             self._wake(now + SETTLE_US)
@@ -352,12 +352,6 @@ class Pool:
         if found is not None:
             self._collector.events.output.append((task.id, chunk.attempt, *found))
 
-    def _read_finished(self, w: WorkerProcess, chunk: ChunkInFlight) -> None:
-        """Report the finished tasks of this chunk that are in shared memory."""
-        first, ended = w.progress.finished()
-        if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended) and chunk.has(first, ended):
-            self._collector.report(chunk, first, ended)
-
     # ------------------------------------------------------------ exited and new workers
 
     def _remove_exited(self, w: WorkerProcess, now: int) -> None:
@@ -368,10 +362,12 @@ class Pool:
                 self._done(w, message)
             else:
                 w.ready = True
+        at = w.running()
+        if at is not None:  # while the process has its number, so that no other worker sweeps it up
+            self._stopped.take_over(w.process.pid, at[0].tasks[at[1]].id, at[0].attempt)
         code, detached = w.reap(), w.detached
         if w.chunks:
-            self._read_finished(w, w.chunks[0])
-        at = w.running()
+            self._collector.report_finished(w, w.chunks[0])
         for chunk in list(w.chunks):
             here = at is not None and at[0] is chunk
             first = chunk.done
@@ -386,6 +382,7 @@ class Pool:
                 first = self._end_running(w, chunk, at[1], at[2], code)
             self._collector.requeue(chunk, first)
         w.chunks.clear()
+        self._stopped.remove(w.process.pid)
         del self._workers[w.fd_out]
         self.fds_version += 1
         if self._orphans is not None:
@@ -405,8 +402,10 @@ class Pool:
         status, failure = diagnose(w.ending, chunk.timeout_us // 1000, code, oom)
         if w.ending == "memory":
             status, failure = memory_exceeded(chunk.used_bytes, chunk.properties.memory_bytes)
-        failure = with_kept_sandbox(failure, self._tasks_folder, w.process.pid, task.id, chunk.attempt)
-        self._collector.end(chunk, [(task, status, failure, started, read_output(w.capture))])
+        output, end = read_output(w.capture), self._collector.end
+        self._stopped.keep(
+            w.process.pid, failure, lambda kept, note: end(chunk, [(task, status, kept, started, output + note)])
+        )
         return index + 1
 
     def _refill(self, now: int) -> None:
@@ -439,8 +438,9 @@ class Pool:
         self._turn_until(now_us() + min(GRACE_US, 1_000_000), lambda: not self._workers)
         for w in list(self._workers.values()):
             w.kill()
-        self._turn_until(now_us() + 5_000_000, lambda: not self._workers)
+        self._turn_until(now_us() + 5_000_000, lambda: not self._workers and not self._stopped.waiting)
         self._starts.stop()
+        self._stopped.close()
 
     def _turn_until(self, deadline_us: int, over: Callable[[], bool]) -> None:
         while not over() and (now := now_us()) < deadline_us:

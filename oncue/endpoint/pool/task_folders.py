@@ -1,10 +1,11 @@
 """Folders of tasks: sandboxes, and files with what a script prints.
 
     tasks/<host>-<pid of the worker>/<task>.<attempt>/   stdout  stderr  sandbox/  keep
+    tasks/<host>-<pid of the pool>/...                   of a task whose worker has died
     tasks/kept/<task>.<attempt>/                         sandboxes that were kept
 
-A folder ends with its task. What a killed worker has left is removed by a later one of this host;
-`keep` marks a sandbox that is kept instead.
+A folder ends with its task. What a killed process has left is removed by a later worker of this
+host; `keep` marks a sandbox that is kept instead.
 """
 
 from __future__ import annotations
@@ -47,13 +48,18 @@ def keep_sandbox(folder: Path) -> str:
     return str(kept) if kept.is_dir() else ""
 
 
-def with_kept_sandbox(failure: Failure, tasks: Path, pid: int, task_id: bytes, attempt: int) -> Failure:
-    """Keep the sandbox of a task whose worker has died.
+def take_over(folder: Path) -> Path | None:
+    """Move the folder of an attempt to this process, since its worker ends.
 
-    Return the failure with its path.
+    Return None if there is none.
     """
-    kept = keep_sandbox(folder_of(tasks, pid, task_id, attempt))
-    return failure_with_folder(failure, kept) if kept else failure
+    taken = folder.parents[1] / f"{_host()}-{os.getpid()}" / folder.name
+    try:
+        taken.parent.mkdir(exist_ok=True)
+        os.rename(folder, taken)
+    except OSError:
+        return None
+    return taken
 
 
 def failure_with_folder(failure: Failure, folder: str) -> Failure:

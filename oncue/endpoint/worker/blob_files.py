@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oncue.endpoint.pool.task_folders import STDERR, STDOUT
 from oncue.errors import OncueError, Undecodable
 from oncue.pickles import object_ref
 from oncue.protocol.buffers import read_buffer
 from oncue.protocol.payload import BlobName, Ref, pack_into, pack_ref, unpack
 from oncue.protocol.records import INLINE_BYTES
+from oncue.protocol.run_options import TaskFile
 
 if TYPE_CHECKING:
     from oncue.blobs import Blobs, Upload
 
 
 class BlobFiles:
-    """A BlobSource. ONCUE_BLOBS names the folder.
+    """A BlobSource. ONCUE_BLOBS of the environment names the folder.
 
     ONCUE_SERVER_BLOBS names the server's, if it is on this machine: a result is linked there, so
     that nobody has to send it.
     """
 
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
     def _blobs(self) -> Blobs:
         from oncue.blobs import Blobs  # most workers never need it
 
-        return Blobs(os.environ["ONCUE_BLOBS"], durable=False)
+        return Blobs(self._environ["ONCUE_BLOBS"], durable=False)
 
     def read(self, sha256: str) -> bytes:
         """Return a blob's content. Raises BlobMissing."""
@@ -60,13 +66,22 @@ class BlobFiles:
         self._link(sha256)
         return sha256, size
 
+    def put_streams(self, folder: Path) -> Iterator[TaskFile]:
+        """Store stdout and stderr of a script, unless they are empty.
+
+        Raises OncueError, OSError.
+        """
+        for name in (STDOUT, STDERR):
+            if (folder / name).stat().st_size:
+                yield TaskFile(name, *self.put_file(str(folder / name)), name)
+
     def _finish(self, upload: Upload) -> bytes:
         sha256 = upload.finish()
         self._link(sha256)
         return pack_ref(Ref(sha256, upload.offset))
 
     def _link(self, sha256: str) -> None:
-        if server := os.environ.get("ONCUE_SERVER_BLOBS"):
+        if server := self._environ.get("ONCUE_SERVER_BLOBS"):
             from oncue.blobs import Blobs
 
             with contextlib.suppress(OncueError, OSError):  # it is sent then
@@ -116,7 +131,7 @@ class _SpillingFile:
         return b"".join(self._pieces)
 
 
-BLOBS = BlobFiles()
+BLOBS = BlobFiles(os.environ)
 
 
 def _load(payload: bytes) -> Any:

@@ -87,7 +87,7 @@ class FolderCalls:
         variables |= thread_variables(options.resources.cores)
         code = run_script(command, spec.interpreter, cwd, folder, variables)
         self._children.end()  # what it has left in the background may still write
-        streams = tuple(_streams(folder))
+        streams = tuple(BLOBS.put_streams(folder))
         if code:
             return ERROR, encode(_exited(body, code, folder, streams))
         result = {"returncode": 0, "stdout": head_of(folder / STDOUT), "stderr": head_of(folder / STDERR)}
@@ -138,14 +138,6 @@ def encode_with_folder(value: bytes, folder: str) -> bytes:
 
 
 # ---------------------------------------------------------------- files
-
-
-def _streams(folder: Path) -> Iterator[TaskFile]:
-    """Store stdout and stderr, unless they are empty."""
-    for name in (STDOUT, STDERR):
-        if (folder / name).stat().st_size:
-            sha256, size = BLOBS.put_file(str(folder / name))
-            yield TaskFile(name, sha256, size, name)
 
 
 def _outputs(folder: Path, options: RunOptions) -> tuple[TaskFile, ...]:
