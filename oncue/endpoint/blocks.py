@@ -392,16 +392,17 @@ class BlockTable:
         ending = status.ending.value if status.ending is not None else ""
         stderr = status.stderr_tail[-STDERR_CHARS:]
         reason = status.reason or block.reason
+        is_death = bool(block.job) and self._is_death(self.blocks[block.id], status, now_us)
         block = self._save(
             block, phase=BlockPhase.ENDED, ended_us=now_us, reason=reason, ending=ending, exit=status.exit,
             stderr=stderr,
         )  # fmt: skip
-        if block.job and self._is_death(block, status):
+        if is_death:
             self._count_death(block, end_words(block), now_us)
         del self.live[block.id]
         self._out.append(EndBlock(block.id, end_words(block)))
 
-    def _is_death(self, block: BlockRecord, status: JobStatus) -> bool:
+    def _is_death(self, block: BlockRecord, status: JobStatus, now_us: int) -> bool:
         if block.counted:
             return False
         if block.cancelled:  # a job that was cancelled ends by a signal
@@ -410,7 +411,7 @@ class BlockTable:
             return True
         return (
             status.ending not in OUTSIDE
-            and block.ended_us - block.running_us < QUICK_US
+            and now_us - block.running_us < QUICK_US
             and not (block.phase is BlockPhase.DRAINING or block.reason == "its walltime ends")
         )
 

@@ -100,6 +100,21 @@ def test_the_first_block_that_works_after_the_breaker_lets_the_rest_be_asked_for
     assert all_done(world)
 
 
+def test_a_block_that_was_idle_and_given_back_soon_does_not_count_as_dead() -> None:
+    world = BlockWorld(limits=msgspec.structs.replace(MANY, idle_s=1.0))
+    world.boot()
+
+    for _ in range(5):
+        world.add(1, duration_s=0.1)
+        world.run_for(100, until=lambda: all_done(world))
+        world.run_for(100, until=lambda: not world.scheduler.live())
+
+    assert all_done(world)
+    assert len(world.scheduler.all) == 5
+    assert not table_of(world).history.deaths
+    world.check()
+
+
 def test_a_submission_that_timed_out_but_went_through_is_adopted_not_doubled() -> None:
     world = BlockWorld()
     world.scheduler.lost_answers = 1.0
