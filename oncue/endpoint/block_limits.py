@@ -45,8 +45,12 @@ def node_resources(options: EndpointOptions) -> NodeResources:
 
     The number of workers that follows is a guess until a node has joined.
     """
-    provider, here = options.provider, resources_here()
-    cores = getattr(provider, "cores_per_node", 0) or here.cores
-    memory = getattr(provider, "memory_per_node", 0) or PLENTY
-    gpus = getattr(provider, "gpus_per_node", 0) or (options.workers.gpus or here.gpus)
-    return NodeResources(cores, memory, gpus)
+    stated, here = stated_resources(options), resources_here()
+    gpus = stated.gpus or options.workers.gpus or here.gpus
+    return NodeResources(stated.cores or here.cores, stated.memory_bytes or PLENTY, gpus)
+
+
+def stated_resources(options: EndpointOptions) -> NodeResources:
+    """Return what the provider's options say of a node; 0: nothing."""
+    names = ("cores_per_node", "memory_per_node", "gpus_per_node")
+    return NodeResources(*[getattr(options.provider, name, 0) for name in names])

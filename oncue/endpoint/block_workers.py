@@ -21,7 +21,7 @@ from oncue.clocks.process import now_us
 from oncue.endpoint import block_status
 from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.journal import BLOCK, BLOCK_HISTORY, Journal, pack
-from oncue.endpoint.block_limits import scaling_limits
+from oncue.endpoint.block_limits import node_resources, scaling_limits, stated_resources
 from oncue.endpoint.block_records import (
     BlockEffect,
     BlockRecord,
@@ -56,6 +56,7 @@ from oncue.endpoint.providers.job_thread import JobThread
 from oncue.endpoint.providers.jobs import JobRequest
 from oncue.endpoint.scaling import Demand, ScalingLimits
 from oncue.endpoint.settings import EndpointSettings
+from oncue.endpoint.task_sizes import TaskSizes
 from oncue.endpoint.task_walltimes import TaskWalltimes
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call
@@ -87,10 +88,11 @@ class BlockWorkers:
         environment: dict[str, str],
         kind: str,
         per_node: int,
+        sizes: TaskSizes,
     ) -> None:
         self._folder, self._agent, self._journal, self._kind = folder, agent, journal, kind
         self._jobs, self.pool, self._launch, self._environment = jobs, pools, launch, environment
-        self._per_node = per_node
+        self._per_node, self._sizes = per_node, sizes
         self.journalled = pools.acknowledge
         found = journal.recovered
         self.table = BlockTable(
@@ -98,7 +100,8 @@ class BlockWorkers:
         )
         agent.other_records = self._records
         self._walltimes = TaskWalltimes(limits.walltime_s, pools.durations, agent.functions.options)
-        pools.need_us, pools.block_misfit = self._walltimes.need_us, self._walltimes.misfit
+        pools.need_us, pools.size_of = self._walltimes.need_us, sizes.of
+        pools.block_misfit = lambda needed: self._walltimes.misfit(needed) or sizes.misfit(needed)
         agent.admission = self._admits
         for block in self.table.blocks.values():
             if block.id in self.table.live:
@@ -153,18 +156,28 @@ class BlockWorkers:
             self._tick(at)
 
     def _tick(self, at: int) -> None:
-        agent, busy, running = self._agent, Counter[str](), 0
+        busy = Counter[str]()
         for node in self.pool.nodes():
-            busy[node.block] += node.held
-            running += min(node.held, node.workers)
-        waiting = 0 if agent.draining else max(0, len(agent.queue.held) - running)
-        self._walltimes.renew()
-        needs = [self._walltimes.need_us(call.function, call.run) for call in agent.queue.next_calls()]
-        self.table.tick(at, Demand(waiting, running, walltime_s=max(needs, default=0) / 1e6), busy)
+            busy[node.block] += max(node.held, node.taken)
+        self.table.tick(at, self._demand(), busy, Counter[str]())
         self._act()
         if not self.table.live:
-            agent.lose_unclaimed("no block that could run it is left")
+            self._agent.lose_unclaimed("no block that could run it is left")
         self.pool.set_ends(self.table.ends_us())
+
+    def _demand(self) -> Demand:
+        """Return the workers' room and the nodes that tasks take, and those that wait need."""
+        agent, nodes = self._agent, self.pool.nodes()
+        self._walltimes.renew()
+        self._sizes.renew()
+        at_workers = sum(min(node.held, node.workers) for node in nodes)
+        running = sum(min(max(node.held, node.taken), node.workers) for node in nodes)
+        if agent.draining:
+            return Demand(0, running)
+        beyond, gangs = self._sizes.demand(agent.queue.waiting_by_call)
+        waiting = max(0, len(agent.queue.held) - at_workers + beyond)
+        needs = [self._walltimes.need_us(call.function, call.run) for call in agent.queue.next_calls()]
+        return Demand(waiting, running, gangs, max(needs, default=0) / 1e6)
 
     def _admits(self, call: Call) -> bool:
         """Return True if a node remains for as long as a task of this call needs."""
@@ -338,7 +351,10 @@ def open_blocks(
     launch = msgspec.structs.replace(launch, arguments=node_arguments(settings, options.workers))
     environment = {name: str(value) for name, value in options.environment.items()}
     jobs, per_node = JobThread(provider), options.workers.per_node or 0
-    return BlockWorkers(folder, settings.id, agent, journal, limits, jobs, pools, launch, environment, kind, per_node)
+    sizes = TaskSizes(limits, node_resources(options), stated_resources(options), agent.functions.options)
+    return BlockWorkers(
+        folder, settings.id, agent, journal, limits, jobs, pools, launch, environment, kind, per_node, sizes
+    )
 
 
 def node_arguments(settings: EndpointSettings, workers: WorkerOptions) -> tuple[str, ...]:

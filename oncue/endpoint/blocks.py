@@ -34,7 +34,7 @@ from oncue.endpoint.block_records import (
 )
 from oncue.endpoint.live_block import QUICK_US, BlockStore, LiveBlock, NewBlock, use_of
 from oncue.endpoint.providers.jobs import SETTLE_S, JobEnding, JobState, JobStatus
-from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, end_margin_s, plan, useful, with_use
+from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, covers, end_margin_s, plan, with_use
 
 SECOND_US = 1_000_000
 SEARCH_US, SETTLE_US = 5_000_000, int(SETTLE_S * 1e6)
@@ -238,10 +238,10 @@ class BlockTable:
 
     # ------------------------------------------------------------ time
 
-    def tick(self, now_us: int, demand: Demand, busy: Mapping[str, int]) -> None:
-        """Do what is due. `busy`: workers that hold tasks, by block."""
+    def tick(self, now_us: int, demand: Demand, busy: Mapping[str, int], gangs: Mapping[str, int]) -> None:
+        """Do what is due. By block, `busy`: workers with tasks, `gangs`: nodes that those have."""
         for block_id, live in self.live.items():
-            live.busy = busy.get(block_id, 0)
+            live.busy, live.gang_nodes = busy.get(block_id, 0), gangs.get(block_id, 0)
         self._note_need(now_us, demand)
         for block in [self.blocks[i] for i in self.live]:
             self._tick_block(block, self.live[block.id], now_us)
@@ -254,7 +254,7 @@ class BlockTable:
     def _note_need(self, now_us: int, demand: Demand) -> None:
         """Note which blocks are busy, and of those in the queue, which are needed."""
         running = [u for u in self.uses(now_us) if u.phase is BlockPhase.RUNNING]
-        scarce = demand.waiting + demand.running > sum(useful(u, demand) for u in running)
+        scarce = not covers(running, demand, self.limits)
         for block_id, live in self.live.items():
             queued = self.blocks[block_id].phase in WAITING
             if live.busy or (scarce and queued) or now_us < live.unheard_us:

@@ -34,6 +34,7 @@ class LiveBlock(msgspec.Struct):
     nodes: set[str]  # that are connected
     needed_us: int  # when it was busy, or needed, last
     busy: int = 0
+    gang_nodes: int = 0  # that tasks over several nodes have
     unclear_us: int = 0  # since when the answer to its submission is lost
     search_us: int = 0  # when its job is searched next
     told: bool = False  # DrainBlock was taken: no task goes there any more
@@ -53,6 +54,6 @@ def use_of(block: BlockRecord, live: LiveBlock, remaining_s: float | None, now_u
     nodes = len(live.nodes) if settled else block.nodes  # those that did not come, or are lost, hold nothing
     phase = BlockPhase.DRAINING if block.cancelled else block.phase
     return BlockUse(
-        block.id, phase, block.nodes, nodes * block.workers, block.walltime_s, live.busy, now_us - live.needed_us,
-        remaining_s, bool(block.registered_us),
+        block.id, phase, block.nodes, nodes * block.workers, block.walltime_s, live.busy, nodes, live.gang_nodes,
+        now_us - live.needed_us, remaining_s, bool(block.registered_us),
     )  # fmt: skip

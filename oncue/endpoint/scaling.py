@@ -1,8 +1,8 @@
 """Scaling: which blocks to ask for and which to drain. Pure.
 
 It grows to the demand in one decision, by blocks of no more nodes than are needed: the scheduler
-backfills small ones sooner. It shrinks by whole blocks that were idle for `idle_s`. Each limit that
-holds it back says so in `Plan.why`.
+backfills small ones sooner. A task over several nodes needs them in one block. It shrinks by whole
+blocks that were idle for `idle_s`. Each limit that holds it back says so in `Plan.why`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from oncue.endpoint.block_records import BlockHistory, BlockPhase
 from oncue.endpoint.breaker import DEATHS, Allowance, after_deaths, after_refusals, span
+from oncue.endpoint.gang_packing import Packing, pack_gangs
 
 HOUR_US = 3_600_000_000
 #: Before the end of a block's walltime its tasks are told and handed back.
@@ -40,9 +41,9 @@ class ScalingLimits(msgspec.Struct, frozen=True):
 class Demand(msgspec.Struct, frozen=True):
     """Work for the blocks, in workers."""
 
-    waiting: int = 0
+    waiting: int = 0  # without gangs
     running: int = 0
-    nodes: int = 1  # that one waiting task needs at most
+    gangs: tuple[int, ...] = ()  # nodes of each waiting task that needs several
     walltime_s: float = 0.0  # that one waiting task needs at most, as far as known
 
 
@@ -55,6 +56,8 @@ class BlockUse(msgspec.Struct, frozen=True):
     workers: int  # in all
     walltime_s: float
     busy: int = 0  # workers that hold tasks
+    here: int = 0  # nodes that may take a task over several of them
+    gang_nodes: int = 0  # of those, that such tasks have
     idle_us: int = 0  # how long nothing has needed it
     remaining_s: float | None = None  # of its walltime; None: it does not run yet
     registered: bool = False  # a worker of it has registered
@@ -72,24 +75,25 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(demand: Demand, blocks: Sequence[BlockUse], limits: ScalingLimits, history: BlockHistory, now_us: int) -> Plan:
     """Return what to ask for and what to drain now."""
     active = [b for b in blocks if b.phase is not BlockPhase.DRAINING]
-    wanted = demand.waiting + demand.running
+    packing = _packing(active, demand, limits)
+    wanted = demand.waiting + demand.running + packing.nodes * limits.workers
     capacity = sum(useful(b, demand) for b in active)
-    drain = _surplus(active, wanted, capacity, demand, limits)
+    drain = _surplus(active, wanted, capacity, demand, limits, packing)
     missing = wanted - capacity
     below = limits.min - len(active)
-    if missing <= 0 and below <= 0:
+    if missing <= 0 and below <= 0 and not packing.new:
         return Plan(drain=drain)
     if limits.workers <= 0:
         return Plan(drain=drain, why="a node holds 0 workers, so no block can run a task: see `workers`")
-    if drain and missing <= 0:
+    if drain and missing <= 0 and not packing.new:
         return Plan(drain=drain)
-    sizes = _sizes(missing, limits, demand)
+    sizes = _sizes(missing, limits, packing.new)
     sizes += [limits.nodes] * max(0, below - len(sizes))
     ask, why, retry_us = sizes, "", 0
     for allowed in _allowances(blocks, sizes, limits, history, now_us):
         if allowed.blocks < len(ask):
             ask, why, retry_us = sizes[: max(0, allowed.blocks)], allowed.why, allowed.retry_us
-    return Plan(tuple(ask), drain, why, retry_us)
+    return Plan(tuple(ask), drain or _too_small(blocks, limits, packing), why, retry_us)
 
 
 def end_margin_s(walltime_s: float) -> float:
@@ -102,30 +106,58 @@ def useful(block: BlockUse, demand: Demand) -> int:
 
     A block that ends before the waiting tasks would have ended takes none of them.
     """
+    return block.workers if _remains(block, demand) else block.busy
+
+
+def _remains(block: BlockUse, demand: Demand) -> bool:
     left = block.remaining_s
-    if left is not None and left - end_margin_s(block.walltime_s) < demand.walltime_s:
-        return block.busy
-    return block.workers
+    return left is None or left - end_margin_s(block.walltime_s) >= demand.walltime_s
 
 
-def _sizes(missing: int, limits: ScalingLimits, demand: Demand) -> list[int]:
-    """Return the nodes of each block that holds `missing` workers."""
-    if missing <= 0:
-        return []
-    full, rest = divmod(-(-missing // limits.workers), limits.nodes)
-    return [limits.nodes] * full + ([min(limits.nodes, max(rest, demand.nodes))] if rest else [])
+def covers(blocks: Sequence[BlockUse], demand: Demand, limits: ScalingLimits) -> bool:
+    """Return True if these blocks have room for all of the demand."""
+    packing = _packing(blocks, demand, limits)
+    wanted = demand.waiting + demand.running + packing.nodes * limits.workers
+    return not packing.new and wanted <= sum(useful(b, demand) for b in blocks)
+
+
+def _packing(blocks: Sequence[BlockUse], demand: Demand, limits: ScalingLimits) -> Packing:
+    """Return which blocks take the gangs that wait, and new ones for the rest."""
+    free = (b.here - b.gang_nodes if _remains(b, demand) else 0 for b in blocks)
+    return pack_gangs(demand.gangs, free, limits.nodes)
+
+
+def _sizes(missing: int, limits: ScalingLimits, gangs: Sequence[int]) -> list[int]:
+    """Return the nodes of each block: those of gangs, and such that hold `missing` workers."""
+    sizes, nodes = list(gangs), -(-max(0, missing) // limits.workers)
+    for i, size in enumerate(sizes):
+        beside = min(nodes, limits.nodes - size)
+        sizes[i] += beside
+        nodes -= beside
+    full, rest = divmod(nodes, limits.nodes)
+    return sizes + [limits.nodes] * full + ([rest] if rest else [])
+
+
+def _too_small(blocks: Sequence[BlockUse], limits: ScalingLimits, packing: Packing) -> tuple[str, ...]:
+    """Return a block to drain because a gang waits for a larger one, and `max` are there."""
+    if not packing.new or len(blocks) < max(limits.max, limits.min):
+        return ()
+    if any(b.phase is BlockPhase.DRAINING or b.here >= max(packing.new) for b in blocks):
+        return ()  # one ends already, or can take the gang some time
+    return (min(blocks, key=lambda b: (b.here, b.busy)).id,)
 
 
 def _surplus(
-    active: list[BlockUse], wanted: int, capacity: int, demand: Demand, limits: ScalingLimits
+    active: list[BlockUse], wanted: int, capacity: int, demand: Demand, limits: ScalingLimits, packing: Packing
 ) -> tuple[str, ...]:
     """Return idle blocks that the rest can do without, and those above `max`."""
     found: list[str] = []
     left = len(active)
-    by_idleness = sorted(active, key=lambda b: (b.busy, -b.idle_us, -b.workers))
+    kept = {active[i].id for i in packing.blocks}  # for gangs
+    by_idleness = sorted(active, key=lambda b: (b.busy, b.id in kept, -b.idle_us, -b.workers))
     for b in by_idleness:
         above = left > max(limits.max, limits.min)
-        idle = b.busy == 0 and b.idle_us >= limits.idle_s * 1e6
+        idle = b.busy == 0 and b.idle_us >= limits.idle_s * 1e6 and b.id not in kept
         if above or (idle and left > limits.min and capacity - useful(b, demand) >= wanted):
             found.append(b.id)
             left -= 1

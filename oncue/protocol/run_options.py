@@ -30,6 +30,11 @@ class Resources(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ranks: Natural = 0
     walltime_ms: Natural = 0
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on each node, at most."""
+        return -(-self.ranks // max(1, self.nodes))
+
     def over(self, other: Resources) -> Resources:
         """Return these resources, and the other's where these are not stated."""
         return Resources(*[mine or theirs for mine, theirs in zip(_values(self), _values(other), strict=True)])

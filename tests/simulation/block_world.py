@@ -137,7 +137,7 @@ class BlockWorld:
                 busy[node.block] = busy.get(node.block, 0) + len(node.tasks)
         running = sum(len(n.tasks) for n in self.nodes if n.connected)
         longest = max((t.walltime_s for t in self.waiting), default=0.0)
-        table.tick(self.clock.now_us, Demand(len(self.waiting), running, walltime_s=longest), busy)
+        table.tick(self.clock.now_us, Demand(len(self.waiting), running, walltime_s=longest), busy, {})
         self.act()
         self._hand_out()
 

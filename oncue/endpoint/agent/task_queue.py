@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from oncue.protocol.records import Call, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 COST_OF_TASK = 64  # bytes that a task costs beside its arguments
 
@@ -47,6 +48,8 @@ class TaskQueue:
         self.held: dict[bytes, AttemptGroup] = {}  # all that were received and have not ended
         self.live_bytes = 0
         self.queued = 0  # in queues of functions that are here
+        #: Number of waiting tasks by (function, options of their call).
+        self.waiting_by_call: dict[tuple[str, RunOptions | None], int] = {}
         self._queues: OrderedDict[str, deque[QueuedSlice]] = OrderedDict()  # in turn
         #: Tasks that wait for their function's body, by function.
         self.without_function: dict[str, deque[QueuedSlice]] = {}
@@ -62,6 +65,7 @@ class TaskQueue:
     def enqueue(self, group: AttemptGroup, tasks: list[TaskRecord], *, here: bool, first: bool = False) -> None:
         """Queue tasks of a group. `here`: their function's body is here."""
         function = group.call.function
+        self._count(group, len(tasks))
         if here:
             self.queued += len(tasks)
             queue = self._queues.get(function)
@@ -70,6 +74,14 @@ class TaskQueue:
         else:
             queue = self.without_function.setdefault(function, deque())
         (queue.appendleft if first else queue.append)(QueuedSlice(group, tasks))
+
+    def _count(self, group: AttemptGroup, change: int) -> None:
+        key = (group.call.function, group.call.run)
+        waiting = self.waiting_by_call.get(key, 0) + change
+        if waiting:
+            self.waiting_by_call[key] = waiting
+        else:
+            self.waiting_by_call.pop(key, None)
 
     def on_function(self, function: str) -> None:
         """Queue the tasks that waited for this function's body."""
@@ -80,7 +92,10 @@ class TaskQueue:
 
     def pop_without_function(self, function: str) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
         """Remove and return the tasks that wait for this function's body."""
-        return [(part.group, part.tasks[part.at :]) for part in self.without_function.pop(function, ())]
+        parts = self.without_function.pop(function, ())
+        for part in parts:
+            self._count(part.group, part.at - len(part.tasks))
+        return [(part.group, part.tasks[part.at :]) for part in parts]
 
     # ------------------------------------------------------------ out
 
@@ -118,6 +133,7 @@ class TaskQueue:
         else:
             del self._queues[function]
         self.queued -= len(tasks)
+        self._count(part.group, -len(tasks))
         return part.group, tasks
 
     def finish(self, task_id: bytes) -> AttemptGroup | None:
@@ -138,6 +154,8 @@ class TaskQueue:
                 if not out:
                     continue
                 found += out
+                for group, _ in out:
+                    self._count(group, -1)
                 for part in queue:
                     part.tasks, part.at = [t for t in part.tasks[part.at :] if t.id not in ids], 0
                 left = deque(part for part in queue if part.tasks)

@@ -268,19 +268,28 @@ class NodePool:
         if free <= 0 or self._strangers or (self._full_us and tasks.held):
             return 0
         ahead = AHEAD if self._has_last and self._site.sizer.short(self._last) else 1
-        return max(0, free * ahead - (len(tasks.chunks) - tasks.long))
+        return max(0, free * ahead - tasks.short)
 
     def run(
-        self, function: str, timeout_ms: int, attempt: int, tasks: list[TaskRecord], options: RunOptions | None = None
+        self,
+        function: str,
+        timeout_ms: int,
+        attempt: int,
+        tasks: list[TaskRecord],
+        options: RunOptions | None = None,
+        width: int = 1,
     ) -> None:
-        """Send one chunk. It is requeued if there is no room for it."""
+        """Send one chunk. It is requeued if there is no room for it.
+
+        `width`: workers' room that it takes.
+        """
         if not self.room():
             self._requeue(tasks)
             return
         short = self._site.sizer.short(function, len(tasks))
         self._last, self._has_last = function, True
         self._sent += len(tasks)
-        self.tasks.add(NodeChunk(function, attempt, tasks, len(tasks), self.now_us, short))
+        self.tasks.add(NodeChunk(function, attempt, tasks, len(tasks), self.now_us, short, width))
         call = self._call(function, timeout_ms, options)
         self._send(bridge.Dispatch(call, attempt, len(tasks), self.now_us), encode(tasks))
 

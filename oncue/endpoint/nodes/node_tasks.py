@@ -23,6 +23,7 @@ class NodeChunk(msgspec.Struct, eq=False):
     left: int  # that have not ended
     sent_us: int
     short: bool  # it should end soon
+    width: int = 1  # workers' room that it takes
     begun: bool = False  # they may have begun, whatever the node fetches
     recalled: bool = False
 
@@ -34,21 +35,29 @@ class NodeTasks:
         """`whole_history`: all content that the node has was sent by this process."""
         self.held: dict[bytes, NodeChunk] = {}
         self.chunks: dict[int, NodeChunk] = {}  # by id(), in the order in which they were sent
-        self.long = 0  # chunks that are not short
         self._young: dict[int, NodeChunk] = {}  # not late yet, by id(), in the order in which they were sent
+        #: Workers' room that chunks take: those that are not short, and the short ones.
+        self.long = self.short = 0
         self._sent: set[str] = set()  # content that was sent to its end
         self._whole_history = whole_history
 
     def add(self, chunk: NodeChunk) -> None:
         self.chunks[id(chunk)] = self._young[id(chunk)] = chunk
         self.held.update(dict.fromkeys([t.id for t in chunk.tasks], chunk))
-        self.long += not chunk.short
+        self._count(chunk, chunk.width)
+
+    def _count(self, chunk: NodeChunk, width: int) -> None:
+        if chunk.short:
+            self.short += width
+        else:
+            self.long += width
 
     def mark_long(self, chunk: NodeChunk) -> None:
         """Note that a chunk takes longer than its function's tasks did."""
         if chunk.short:
+            self._count(chunk, -chunk.width)
             chunk.short = False
-            self.long += 1
+            self._count(chunk, chunk.width)
 
     def take_late(self, before_us: int) -> list[NodeChunk]:
         """Return chunks that were sent before this time and not recalled, each once."""
@@ -89,7 +98,7 @@ class NodeTasks:
     def _forget(self, chunk: NodeChunk) -> None:
         del self.chunks[id(chunk)]
         self._young.pop(id(chunk), None)
-        self.long -= not chunk.short
+        self._count(chunk, -chunk.width)
 
     def take_missing(self, named: dict[bytes, int]) -> list[TaskRecord]:
         """Remove and return the tasks that the node does not name: they did not reach it."""
@@ -123,7 +132,7 @@ class NodeTasks:
         self.held.clear()
         self.chunks.clear()
         self._young.clear()
-        self.long = 0
+        self.long = self.short = 0
         return begun, rest
 
     # ------------------------------------------------------------ content

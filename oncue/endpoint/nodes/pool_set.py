@@ -53,6 +53,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     ready: int
     busy: int
     held: int  # tasks
+    taken: int  # workers' room that those take
     trouble: str
     joined_us: int
     load: float
@@ -89,6 +90,8 @@ class PoolSet:
         self._ends_us: dict[str, int] = {}  # of blocks that have a walltime
         #: Returns how long a task of this function and these options needs; 0: not known.
         self.need_us: Callable[[str, RunOptions | None], int] = lambda function, options: 0
+        #: Returns (whole nodes, or 0; workers' room) that such a task takes.
+        self.size_of: Callable[[str, RunOptions | None], tuple[int, int]] = lambda function, options: (0, 1)
         self.durations = Durations()
         self.block_misfit: Callable[[Resources], str] = lambda resources: ""
         self._rooms: NodeRooms[NodePool] = NodeRooms()
@@ -236,7 +239,7 @@ class PoolSet:
             self._back.append(tasks)
             return
         pool.now_us = max(pool.now_us, self.now_us)
-        pool.run(function, timeout_ms, attempt, tasks, options)
+        pool.run(function, timeout_ms, attempt, tasks, options, self.size_of(function, options)[1])
         self._changed(pool)
 
     def _roomiest(self, need_us: int) -> NodePool | None:
@@ -384,7 +387,7 @@ class PoolSet:
         return [
             NodeInfo(
                 p.block, p.facts.host, p.facts.pid, p.session.phase.value, p.size, p.ready, p.busy, len(p.tasks.held),
-                p.trouble, p.joined_us, p.facts.load, p.facts.memory_bytes,
+                p.tasks.long + p.tasks.short, p.trouble, p.joined_us, p.facts.load, p.facts.memory_bytes,
             )
             for p in self._pools.values()
         ]  # fmt: skip

@@ -27,7 +27,7 @@ class NodeCapacity(msgspec.Struct, frozen=True):
         """Return how many workers' room a task needs."""
         if needed == NOTHING:
             return 1
-        cores = max(needed.cores, needed.ranks)
+        cores = max(needed.cores, needed.ranks_per_node)
         # A worker has a core at least, also where there are more workers than cores.
         shares = (
             (cores, max(self.cores, self.workers)),
@@ -42,14 +42,21 @@ class NodeCapacity(msgspec.Struct, frozen=True):
             return ""
         if needed.nodes > 1:
             return f"it needs {needed.nodes} nodes, and the workers of this endpoint are on one"
-        cores, what = max(needed.cores, needed.ranks), "ranks" if needed.ranks > needed.cores else "cores"
+        return self.misfit_of_node(needed)
+
+    def misfit_of_node(self, needed: Resources, whose: str = "this endpoint") -> str:
+        """Return why the task's part on one node can never run there; "" if it can."""
+        ranks = needed.ranks_per_node
+        cores, what = max(needed.cores, ranks), "ranks" if ranks > needed.cores else "cores"
+        on_each = " on each node" if needed.nodes > 1 else ""
         if cores > max(self.cores, self.workers):
-            return f"it needs {cores} {what}, and this endpoint's workers have {max(self.cores, self.workers)} in all"
+            has = f"{whose}'s workers have {max(self.cores, self.workers)} in all"
+            return f"it needs {cores} {what}{on_each}, and {has}"
         if needed.gpus > self.gpus:
-            return f"it needs {needed.gpus} GPUs, and this endpoint has {self.gpus or 'none'}"
+            return f"it needs {needed.gpus} GPUs{on_each}, and {whose} has {self.gpus or 'none'}"
         if needed.memory_bytes > self.memory_bytes:
-            has = f"this endpoint has {size_text(self.memory_bytes)}"
-            return f"it needs {size_text(needed.memory_bytes)} of memory, and {has}"
+            has = f"{whose} has {size_text(self.memory_bytes)}"
+            return f"it needs {size_text(needed.memory_bytes)} of memory{on_each}, and {has}"
         return ""
 
 

@@ -18,7 +18,7 @@ from oncue.endpoint.breaker import (
     with_reset,
     with_submission,
 )
-from oncue.endpoint.scaling import BlockUse, Demand, ScalingLimits, plan, with_use
+from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, plan, with_use
 
 NOW, SECOND = 1_700_000_000_000_000, 1_000_000
 FREE = ScalingLimits(max=100, nodes=2, workers=4, pending=100, submits=0)
@@ -42,7 +42,67 @@ def test_the_last_block_has_no_more_nodes_than_are_needed() -> None:
 
 
 def test_a_task_that_needs_two_nodes_gets_a_block_of_two() -> None:
-    assert plan(Demand(waiting=1, nodes=2), [use("a", busy=8, workers=8)][:0], FREE, EMPTY, NOW).ask == (2,)
+    assert plan(Demand(gangs=(2,)), [], FREE, EMPTY, NOW).ask == (2,)
+
+
+def test_tasks_over_several_nodes_and_small_ones_share_blocks_of_the_right_size() -> None:
+    limits = msgspec.structs.replace(FREE, nodes=4)
+
+    assert plan(Demand(gangs=(2, 2)), [], limits, EMPTY, NOW).ask == (4,)
+    assert plan(Demand(gangs=(3, 2)), [], limits, EMPTY, NOW).ask == (3, 2)
+    assert plan(Demand(waiting=5, gangs=(3, 2)), [], limits, EMPTY, NOW).ask == (4, 3)
+    assert plan(Demand(waiting=21, gangs=(3, 2)), [], limits, EMPTY, NOW).ask == (4, 4, 3)
+
+
+def test_a_block_that_has_room_for_a_gang_is_not_asked_for_again() -> None:
+    pair = use("pair", here=2)
+
+    assert plan(Demand(gangs=(2,)), [pair], FREE, EMPTY, NOW) == Plan()
+    assert plan(Demand(gangs=(2, 2)), [pair], FREE, EMPTY, NOW).ask == (2,)
+    taken = msgspec.structs.replace(pair, gang_nodes=2, busy=8)
+    assert plan(Demand(running=8, gangs=(2,)), [taken], FREE, EMPTY, NOW).ask == (2,)
+
+
+def test_two_single_nodes_are_no_room_for_a_gang() -> None:
+    singles = [use(n, nodes=1, workers=4, here=1, idle_us=200 * SECOND) for n in "ab"]
+
+    found = plan(Demand(gangs=(2,)), singles, FREE, EMPTY, NOW)
+
+    assert found.ask == (2,)
+
+
+def test_an_idle_block_is_kept_for_the_gang_that_fits_only_there() -> None:
+    pair = use("pair", here=2, idle_us=300 * SECOND)
+    singles = [use(n, nodes=1, workers=4, here=1, idle_us=200 * SECOND) for n in "ab"]
+
+    found = plan(Demand(gangs=(2,)), [*singles, pair], FREE, EMPTY, NOW)
+
+    assert set(found.drain) == {"a", "b"}
+    assert not found.ask
+
+
+def test_a_small_block_gives_way_if_no_more_are_allowed_and_a_gang_waits() -> None:
+    limits = msgspec.structs.replace(FREE, max=2)
+    small = use("small", nodes=1, workers=4, here=1, busy=4)
+    smaller = msgspec.structs.replace(small, id="smaller", busy=1)
+    waiting = Demand(waiting=50, running=5, gangs=(2,))
+
+    found = plan(waiting, [small, smaller], limits, EMPTY, NOW)
+
+    assert found.drain == ("smaller",)
+    assert not found.ask
+    ends = msgspec.structs.replace(smaller, phase=BlockPhase.DRAINING)
+    assert not plan(waiting, [small, ends], limits, EMPTY, NOW).drain, "one at a time"
+    pair = use("pair", here=2, busy=8)
+    assert not plan(waiting, [small, pair], limits, EMPTY, NOW).drain, "the gang gets its turn there"
+    assert plan(waiting, [small], limits, EMPTY, NOW).ask[0] == 2
+
+
+def test_a_gang_needs_a_block_that_remains_for_its_walltime() -> None:
+    ending = use("a", here=2, remaining_s=400.0)
+
+    assert not plan(Demand(gangs=(2,), walltime_s=300), [ending], FREE, EMPTY, NOW).ask
+    assert plan(Demand(gangs=(2,), walltime_s=600), [ending], FREE, EMPTY, NOW).ask == (2,)
 
 
 def test_0_workers_a_node_is_refused() -> None:
