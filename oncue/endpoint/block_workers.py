@@ -166,7 +166,7 @@ class BlockWorkers:
         self.pool.set_ends(self.table.ends_us())
 
     def _demand(self) -> Demand:
-        """Return the workers' room and the nodes that tasks take, and those that wait need."""
+        """Return the room and the nodes that tasks take, and those that they wait for."""
         agent, nodes = self._agent, self.pool.nodes()
         self._walltimes.renew()
         self._sizes.renew()

@@ -239,7 +239,7 @@ class BlockTable:
     # ------------------------------------------------------------ time
 
     def tick(self, now_us: int, demand: Demand, busy: Mapping[str, int], gangs: Mapping[str, int]) -> None:
-        """Do what is due. By block, `busy`: workers with tasks, `gangs`: nodes that those have."""
+        """Do what is due. By block, `busy`: workers with tasks, `gangs`: nodes of gangs."""
         for block_id, live in self.live.items():
             live.busy, live.gang_nodes = busy.get(block_id, 0), gangs.get(block_id, 0)
         self._note_need(now_us, demand)

@@ -128,7 +128,7 @@ def _packing(blocks: Sequence[BlockUse], demand: Demand, limits: ScalingLimits) 
 
 
 def _sizes(missing: int, limits: ScalingLimits, gangs: Sequence[int]) -> list[int]:
-    """Return the nodes of each block: those of gangs, and such that hold `missing` workers."""
+    """Return the nodes of each block, for gangs and for `missing` workers."""
     sizes, nodes = list(gangs), -(-max(0, missing) // limits.workers)
     for i, size in enumerate(sizes):
         beside = min(nodes, limits.nodes - size)
@@ -139,7 +139,7 @@ def _sizes(missing: int, limits: ScalingLimits, gangs: Sequence[int]) -> list[in
 
 
 def _too_small(blocks: Sequence[BlockUse], limits: ScalingLimits, packing: Packing) -> tuple[str, ...]:
-    """Return a block to drain because a gang waits for a larger one, and `max` are there."""
+    """Return a block to drain, if a gang waits for a larger one and `max` are there."""
     if not packing.new or len(blocks) < max(limits.max, limits.min):
         return ()
     if any(b.phase is BlockPhase.DRAINING or b.here >= max(packing.new) for b in blocks):

@@ -1,4 +1,4 @@
-"""Room that tasks take on the nodes of blocks, by what they state, and what can never fit."""
+"""Room that tasks take on the nodes of blocks, by what they state."""
 
 from __future__ import annotations
 
