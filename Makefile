@@ -4,6 +4,7 @@
 #   make fuzz   random input, for TIME=60 seconds a target          make audit  known vulnerabilities of the pinned packages
 #   make lock   requirements/*.txt, with hashes               make sbom   sbom.json, of the runtime's packages (CycloneDX)
 #   make kafka  a Kafka broker to try things with (Java 17 and Maven; make kafka NODES=3)
+#   make kubernetes  build Kubernetes (Go, etcd; 5 to 30 minutes, once) and test jobs and an endpoint on it
 
 SHELL := /bin/sh
 VENV := .venv
@@ -13,9 +14,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench kafka services fuzz soak lock audit sbom clean
+.PHONY: help demo test lint format bench kafka kubernetes services fuzz soak lock audit sbom clean
 help:
-	@sed -n '2,6s/^# *//p' Makefile
+	@sed -n '2,8s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "oncue needs Python 3.11 to 3.13 with its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
@@ -55,6 +56,10 @@ bench: $(VENV)/.dev
 
 kafka: $(VENV)/.dev
 	@$(BIN)/python -m tests.kafka $(NODES)
+
+kubernetes: $(VENV)/.dev
+	@$(BIN)/python -m tests.kubernetes
+	$(BIN)/pytest -q tests/integration/test_kubernetes_jobs.py tests/e2e/test_kubernetes_endpoint.py $(ARGS)
 
 fuzz: $(VENV)/.dev
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet 'atheris>=3' || true

@@ -12,6 +12,7 @@ import pytest
 from tests.gridengine.cell import Cell
 from tests.kafka import shared
 from tests.kafka.broker import Broker, Cluster
+from tests.kubernetes.cluster import Cluster as KubernetesCluster
 from tests.services import Impossible, Missing, missing
 from tests.slurm.cluster import Cluster as SlurmCluster
 
@@ -108,3 +109,25 @@ def gridengine(gridengine_cell: Cell) -> Iterator[Cell]:
     """Grid Engine, whose jobs are ended after the test. `environ` is for its commands."""
     yield gridengine_cell
     gridengine_cell.mend()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesCluster]:
+    """The Kubernetes of this test process, if `make kubernetes` has built it. Tests use `kubernetes`."""
+    try:
+        cluster = KubernetesCluster(tmp_path_factory.mktemp("kubernetes"))
+    except Missing as e:  # in CI too: it takes long to build
+        pytest.skip(str(e))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def kubernetes(kubernetes_cluster: KubernetesCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesCluster]:
+    """Kubernetes without jobs, whose kubectl this process and its children find."""
+    for name in ("KUBECONFIG", "PATH"):
+        monkeypatch.setenv(name, kubernetes_cluster.environ[name])
+    yield kubernetes_cluster
+    kubernetes_cluster.mend()

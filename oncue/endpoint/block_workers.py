@@ -40,7 +40,7 @@ from oncue.endpoint.live_block import NewBlock
 from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes, pinning_arguments
 from oncue.endpoint.nodes.pool_set import PoolSet
-from oncue.endpoint.options.apply import pinning
+from oncue.endpoint.options.apply import pinning, python_on_nodes
 from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
 from oncue.endpoint.options.providers import kind_of
 from oncue.endpoint.providers.job_catalog import job_provider
@@ -348,7 +348,8 @@ def open_blocks(
     limits, kind = scaling_limits(options), kind_of(options.provider)
     provider = job_provider(options.provider, folder)
     pools, launch = open_nodes(folder, agent, options.network)
-    launch = msgspec.structs.replace(launch, arguments=node_arguments(settings, options.workers))
+    arguments = node_arguments(settings, options.workers)
+    launch = msgspec.structs.replace(launch, python=python_on_nodes(options), arguments=arguments)
     environment = {name: str(value) for name, value in options.environment.items()}
     jobs, per_node = JobThread(provider), options.workers.per_node or 0
     sizes = TaskSizes(limits, node_resources(options), stated_resources(options), agent.functions.options)

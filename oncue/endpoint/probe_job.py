@@ -14,7 +14,6 @@ import secrets
 import select
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 
 from oncue import curve
 from oncue.endpoint.nodes.launch import hosts
+from oncue.endpoint.options.apply import python_on_nodes
 from oncue.endpoint.options.options import EndpointOptions, NetworkOptions
 from oncue.endpoint.providers.jobs import (
     JobProvider,
@@ -101,7 +101,10 @@ class ProbeJob:
         self.addresses = [curve.address(host, port) for host in hosts(options.network)]
         mark = f"oncue-{endpoint.removeprefix('ep_')[:8]}-probe{os.urandom(3).hex()}"
         request = JobRequest(
-            mark, _command([str(folder), *self.addresses]), walltime_s=WALLTIME_S, environment={TOKEN: self._token}
+            mark,
+            _command(python_on_nodes(options), [str(folder), *self.addresses]),
+            walltime_s=WALLTIME_S,
+            environment={TOKEN: self._token},
         )
         try:
             self.job = provider.submit(request)
@@ -174,11 +177,11 @@ def _listen(network: NetworkOptions) -> socket.socket:
     raise AssertionError
 
 
-def _command(arguments: Sequence[str]) -> str:
+def _command(python: str, arguments: Sequence[str]) -> str:
     """Return the job's command.
 
     The script is encoded: schedulers quote in their own ways.
     """
     text = SCRIPT.replace("MODULES", repr(MODULES)).replace('"TOKEN"', repr(TOKEN))
     loader = f"import base64;exec(base64.b64decode('{base64.b64encode(text.encode()).decode()}'))"
-    return shlex.join([sys.executable, "-P", "-c", loader, *arguments])
+    return shlex.join([python, "-P", "-c", loader, *arguments])

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def effective(settings: EndpointSettings, options: EndpointOptions) -> EndpointS
     if states_workers(options.workers) and isinstance(options.provider, LocalOptions):
         stated["workers"] = worker_count(options.workers, resources_here())
     return msgspec.structs.replace(settings, **{name: value for name, value in stated.items() if value is not None})
+
+
+def python_on_nodes(options: EndpointOptions) -> str:
+    """Return the Python of the nodes; if none is stated, the path of the agent's own."""
+    return getattr(options.provider, "python", "") or sys.executable
 
 
 def _memory_limit() -> int:

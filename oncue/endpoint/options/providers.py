@@ -137,6 +137,7 @@ class CondorOptions(
     memory_per_node: Size = 0
     gpus_per_node: CountOrNone = 0
     scheduler_options: str = ""  # lines of the submit file
+    python: str = ""  # on the nodes; "": the agent's own path
     worker_init: str = ""
     launcher: Launcher = "simple"
     launcher_options: str = ""
@@ -159,6 +160,7 @@ class KubernetesOptions(
     cores_per_node: CountOrNone = 0  # requested, and the limit
     memory_per_node: Size = 0
     gpus_per_node: CountOrNone = 0
+    python: str = "python3"  # in the image
     worker_init: str = ""
     command_timeout_ms: Duration = msgspec.field(name="command_timeout", default=30_000)
     OTHER_WORDS: ClassVar[Mapping[str, str]] = {"secret": "image_pull_secret", "persistent_volumes": "volumes"}
@@ -171,6 +173,7 @@ class ParslOptions(
 
     name: str  # AWSProvider, AzureProvider, GoogleCloudProvider ...
     options: dict[str, Any] = {}  # its own, as Parsl's documentation names them
+    python: str = ""  # on the nodes; "": the agent's own path
     worker_init: str = ""
     launcher: str = "SimpleLauncher"  # Parsl's
     command_timeout_ms: Duration = msgspec.field(name="command_timeout", default=120_000)

@@ -8,11 +8,12 @@ which is deleted when the Job has ended.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oncue.endpoint.options.providers import KubernetesOptions
-from oncue.endpoint.providers.commands import CommandHung, Commands
+from oncue.endpoint.providers.commands import CommandHung, Commands, Finished
 from oncue.endpoint.providers.confirmation import Confirmation, exit_reason
 from oncue.endpoint.providers.job_files import TAIL_BYTES, JobFiles
 from oncue.endpoint.providers.jobs import (
@@ -26,7 +27,11 @@ from oncue.endpoint.providers.jobs import (
 )
 
 LABEL = "oncue.mark"
+#: kubectl did not reach the API, so nothing was submitted.
+_UNREACHED = re.compile(r"connection refused|was refused|no such host|no route to host|network is unreachable")
 _REFUSED = ("Forbidden", "Invalid", "NotFound", "BadRequest", "error validating", "exceeded quota", "Unauthorized")
+#: Variables by which kubectl finds and enters a cluster: of a pod, of clouds' logins, of proxies.
+_LOGIN = ("KUBERNETES_", "AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
 _DELETED = JobStatus(JobState.ENDED, "deleted", "the Job was deleted", ending=JobEnding.CANCELLED)
 _MOST_LOGS = 5  # read in one call
 
@@ -36,12 +41,16 @@ class KubernetesProvider:
 
     def __init__(self, options: KubernetesOptions, files: JobFiles, environ: Mapping[str, str] | None = None) -> None:
         self._options = options
-        self._commands = Commands(options.command_timeout_ms / 1000, environ)
+        self._commands = Commands(options.command_timeout_ms / 1000, environ, also=_LOGIN)
         self._confirmation = Confirmation(files, self._ask_again, at_once=True)
 
-    def _kubectl(self, *words: str, stdin: str = "") -> str:
+    def _run(self, *words: str, stdin: str = "") -> Finished:
+        """Run kubectl. Raises CommandHung, SchedulerAway if it cannot be started."""
+        return self._commands.run("kubectl", *words, f"--namespace={self._options.namespace}", stdin=stdin)
+
+    def _kubectl(self, *words: str) -> str:
         """Return the answer of kubectl. Raises SchedulerAway."""
-        done = self._commands.run("kubectl", *words, f"--namespace={self._options.namespace}", stdin=stdin)
+        done = self._run(*words)
         if done.code != 0:
             raise SchedulerAway(done.why, command="kubectl")
         return done.out
@@ -49,18 +58,17 @@ class KubernetesProvider:
     def submit(self, request: JobRequest) -> str:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests(request, self._options)})
         try:
-            self._kubectl("create", "--filename=-", "--output=name", stdin=text)
+            done = self._run("create", "--filename=-", "--output=name", stdin=text)
         except CommandHung as e:
             raise SubmissionUnclear(e.message, command="kubectl") from None
-        except SchedulerAway as e:
-            if "AlreadyExists" in e.message:  # an earlier try went through
-                raise SubmissionUnclear(e.message, command="kubectl") from None
-            if any(word in e.message for word in _REFUSED):
-                raise SubmissionRefused(
-                    e.message, command="kubectl", remedy="correct `provider:` in endpoint.yaml"
-                ) from None
-            raise
-        return request.mark
+        if done.code == 0:
+            return request.mark
+        if _UNREACHED.search(done.err):
+            raise SchedulerAway(done.why, command="kubectl")
+        if any(word in done.why for word in _REFUSED):
+            raise SubmissionRefused(done.why, command="kubectl", remedy="correct `provider:` in endpoint.yaml")
+        # A link that broke, or AlreadyExists: this try or an earlier one may have gone through.
+        raise SubmissionUnclear(done.why, command="kubectl")
 
     def jobs(self, ids: Sequence[str]) -> dict[str, JobStatus]:
         listed = {job: _status(*facts) for job, facts in self._listed().items() if job in ids}
@@ -69,9 +77,7 @@ class KubernetesProvider:
         if ended:
             self._kubectl("delete", "secrets", *ended, "--ignore-not-found", "--wait=false")
         for job in [job for job in ended if known[job].exit][:_MOST_LOGS]:
-            tail = self._commands.run(
-                "kubectl", "logs", f"job/{job}", "--tail=40", f"--namespace={self._options.namespace}"
-            )
+            tail = self._run("logs", f"job/{job}", "--tail=40")
             known[job] = JobStatus(
                 **{name: getattr(known[job], name) for name in JobStatus.__struct_fields__ if name != "stderr_tail"},
                 stderr_tail=tail.out[-TAIL_BYTES:].strip(),
@@ -126,6 +132,8 @@ def manifests(request: JobRequest, options: KubernetesOptions) -> list[dict[str,
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
+        "automountServiceAccountToken": bool(options.service_account),  # else tasks could use the API
+        "enableServiceLinks": False,
         "containers": [container],
         "nodeSelector": options.node_selector,
         "volumes": [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in options.volumes],
@@ -146,7 +154,8 @@ def manifests(request: JobRequest, options: KubernetesOptions) -> list[dict[str,
     spec = {
         "parallelism": request.nodes,
         "completions": request.nodes,
-        "backoffLimit": 0,
+        # A pod that fails is not tried again, and does not end the other nodes of its block.
+        **({"completionMode": "Indexed", "backoffLimitPerIndex": 0} if request.nodes > 1 else {"backoffLimit": 0}),
         "activeDeadlineSeconds": request.walltime_s,
         "ttlSecondsAfterFinished": 3600,
         "template": {"metadata": {"labels": labels}, "spec": pod},

@@ -132,6 +132,16 @@ def test_refusals_garbage_and_an_api_that_is_away(kube: Kube, provider: JobProvi
             pytest.raises(SchedulerAway, match="is not understood"),
         ):
             provider.jobs([MARK])
+    validating = 'error: error validating "STDIN": error validating data: Get "https://h:6443/openapi/v2": dial tcp'
+    with (
+        kube.faults.refusing("kubectl", f"{validating} 127.0.0.1:6443: connect: connection refused; if you choose to"),
+        pytest.raises(SchedulerAway, match="connection refused") as raised,
+    ):
+        provider.submit(JobRequest(MARK, "true"))
+    assert not isinstance(raised.value, SubmissionRefused | SubmissionUnclear), "nothing was submitted"
+    broke = 'error: Post "https://h:6443/apis/batch/v1/namespaces/default/jobs": unexpected EOF'
+    with kube.faults.refusing("kubectl", broke), pytest.raises(SubmissionUnclear, match="EOF"):
+        provider.submit(JobRequest(MARK, "true"))
     away = "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?"
     with kube.faults.refusing("kubectl", away), pytest.raises(SchedulerAway, match="was refused"):
         provider.submit(JobRequest(MARK, "true"))
@@ -145,7 +155,8 @@ def test_a_pod_is_not_restarted_and_secrets_are_not_in_its_job() -> None:
 
     spec = job["spec"]["template"]["spec"]
     container = spec["containers"][0]
-    assert (job["spec"]["backoffLimit"], spec["restartPolicy"]) == (0, "Never")
+    assert (job["spec"]["backoffLimitPerIndex"], spec["restartPolicy"]) == (0, "Never")
+    assert manifests(JobRequest(MARK, "run it"), options)[1]["spec"]["backoffLimit"] == 0
     assert (job["spec"]["parallelism"], job["spec"]["activeDeadlineSeconds"]) == (2, 60)
     assert container["resources"]["limits"] == {"cpu": "2", "memory": str(1 << 30), "nvidia.com/gpu": "1"}
     assert secret["stringData"] == {"SECRET": "s3"}

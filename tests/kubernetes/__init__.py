@@ -1,0 +1,1 @@
+"""Kubernetes for tests that are optional: `make kubernetes`."""
