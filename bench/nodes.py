@@ -30,7 +30,8 @@ from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
 from oncue.endpoint.agent.effects import RunTasks, SendMessage
 from oncue.endpoint.agent.journal import DiskFile, Journal
-from oncue.endpoint.nodes.addresses import SECRET, read_addresses
+from oncue.endpoint.nodes.addresses import read_addresses
+from oncue.endpoint.nodes.block_secret import SECRET
 from oncue.endpoint.nodes.content import DiskContent
 from oncue.endpoint.nodes.launch import ADDRESS_FILE, NodeLaunch
 from oncue.endpoint.nodes.listener import Received

@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 
 from oncue.errors import MissingExtra
@@ -55,6 +54,8 @@ def pip_install(names: Iterable[str]) -> str:
     It names libraries, not extras of oncue: pip finds `oncue[server]` only where oncue itself came
     from (a checkout, an index).
     """
+    from importlib.metadata import PackageNotFoundError, requires  # on use: it imports much
+
     known = {}
     try:
         for text in requires("oncue") or ():

@@ -19,7 +19,8 @@ from bench.node_agent import BLOCKS, open_agent
 from oncue import curve
 from oncue.clocks.process import now_us
 from oncue.endpoint.nodes import node_pool
-from oncue.endpoint.nodes.addresses import SECRET, read_addresses
+from oncue.endpoint.nodes.addresses import read_addresses
+from oncue.endpoint.nodes.block_secret import SECRET
 from oncue.endpoint.nodes.launch import ADDRESS_FILE, NodeLaunch
 from oncue.protocol import bridge as wire
 from oncue.protocol.codec import encode

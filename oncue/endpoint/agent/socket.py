@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import Enum
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from oncue import curve
 
@@ -102,6 +101,10 @@ class AgentSocket:
         KEY_REFUSED has curve.UNKNOWN or curve.REVOKED.
         """
         found: dict[ConnectionProblem, int] = {}
+        if self._monitor is None or not int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return found
+        from zmq.utils.monitor import recv_monitor_message  # on use: it imports asyncio, and a node is to start soon
+
         while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             message = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             problem = _PROBLEMS.get(zmq.Event(message["event"]))

@@ -14,8 +14,6 @@ import msgspec
 
 from oncue.disk.durable_files import replace_file
 
-SECRET = "ONCUE_NODE_SECRET"  # variable of a job's script: the secret key of its block
-
 
 class AgentAddresses(msgspec.Struct, frozen=True):
     """Content of the file: addresses, the best first, and the agent's key."""

@@ -13,7 +13,8 @@ import psutil
 from oncue import curve
 from oncue.clocks.process import now_us
 from oncue.endpoint.agent.agent import Agent
-from oncue.endpoint.nodes.addresses import SECRET, AgentAddresses, read_addresses, write_addresses
+from oncue.endpoint.nodes.addresses import AgentAddresses, read_addresses, write_addresses
+from oncue.endpoint.nodes.block_secret import SECRET
 from oncue.endpoint.nodes.content import DiskContent
 from oncue.endpoint.nodes.listener import NodeListener
 from oncue.endpoint.nodes.pool_set import PoolSet

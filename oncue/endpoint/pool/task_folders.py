@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from oncue.protocol.records import Failure
 
@@ -76,13 +75,19 @@ def sweep(tasks: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in [*os.scandir(tasks)]:
             pid = entry.name.removeprefix(prefix)
-            if entry.name.startswith(prefix) and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if entry.name.startswith(prefix) and pid.isdigit() and not _runs(int(pid)):
                 for left in Path(entry.path).iterdir():
                     keep_sandbox(left)
                 remove(Path(entry.path), deadline)
         for entry in [*os.scandir(tasks / KEPT)]:
             if entry.stat(follow_symlinks=False).st_mtime < time.time() - KEPT_S:
                 remove(Path(entry.path), deadline)
+
+
+def _runs(pid: int) -> bool:
+    import psutil  # on use: a worker is to start soon
+
+    return bool(psutil.pid_exists(pid))
 
 
 def remove(folder: Path, deadline: float = float("inf")) -> None:

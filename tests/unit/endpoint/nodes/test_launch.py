@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from oncue.endpoint.node import parser
 from oncue.endpoint.nodes.addresses import AddressCycle, AgentAddresses, read_addresses, write_addresses
+from oncue.endpoint.nodes.command import parser
 from oncue.endpoint.nodes.launch import NodeLaunch, hosts, pinning_arguments
 from oncue.endpoint.options.options import NetworkOptions
 from oncue.endpoint.pool.pinning import Pinning
