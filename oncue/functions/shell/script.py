@@ -7,45 +7,36 @@ So no value can become code, whatever it holds.
     cp "${_oncue_1}" "$HOME/${_oncue_2}.bak"      what the shell reads
 
 Outside of quotes a reference is quoted, so that it stays one word. Where a shell, or the program
-that it starts, would read the value as code, a reference is refused: in backticks, in arithmetic,
-in `eval`, in the script of `sh -c`, of ssh, awk or sed. In single quotes and quoted here documents
-there are no variables. `$${` is the characters `${`, for the shell's own.
+that it starts, would read the value as code, a reference is refused: in backticks, in arithmetic
+(also that of `${a[...]}`), and in what readers.py knows. In single quotes and quoted here documents
+there are no variables. `$${` is the characters `${`, for the shell's own. Where shells may read a
+script differently, none of its references stays.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from oncue.functions.shell.readers import ScriptError, ShellCommand, in_subscript
 
 VARIABLE = "_oncue_"
 MOST_CHARS = 100_000
-MOST_DEPTH = 100  # of $(...) in one another
-_HEREDOC = re.compile(r"<<(-?)[ \t]*(?:'([^'\n]+)'|\"([^\"\n]+)\"|(\\?)([\w./-]+))")
-_SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "zsh", "csh", "tcsh", "fish", "su", "python", "python3"))
-_ONE_LINERS = frozenset(("perl", "ruby", "node", "Rscript", "osascript", "php", "lua"))
-_CODE = frozenset(("eval", "let", "trap", "alias", "ssh", "rsh"))
-_EDITORS = frozenset(("sed", "awk", "gawk", "mawk", "nawk"))
-_NUMERIC = frozenset(("-eq", "-ne", "-lt", "-le", "-gt", "-ge"))
-_TAKE_A_WORD = frozenset(("-v", "-F", "-f", "-E", "--assign"))  # options of awk, before its program
+MOST_REFERENCES = 1_000
+MOST_COMMANDS = 200  # before a here document that may read it
+MOST_DEPTH = 30  # of $(...) and ${...} in one another
+_HEREDOC = re.compile(r"""<<(-?)[ \t]*((?:'[^'\n]*'|"[^"\n]*"|\\[^\n]|[^\s'"\\<>|&;()`$])+)""")
+_QUOTES = re.compile(r"['\"\\]")
 _ENDS_COMMAND = frozenset(";&|\n()")
-_SUBSCRIPT = re.compile(r"[A-Za-z_]\w*\[[^\]]*\Z")
+_OFFSET = re.compile(r"(?s)[!#]?(?:\w+(?:\[.*\])?|[@*]):(?![-=?+])")
+_BACKTICKS = r"(?s)`(?:[^`\\]|\\.)*`?"
 
 
-class ScriptError(ValueError):
-    """A reference where no value can stand safely.
-
-    `remedy` says what to write instead.
-    """
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.remedy = remedy
-
-
-def with_variables(script: str, names: Collection[str]) -> tuple[str, dict[str, str]]:
+def with_variables(script: str, names: Collection[str], shell: str = "") -> tuple[str, dict[str, str]]:
     """Return (what the shell reads, name -> its variable) of the names that are used.
 
-    Raises ScriptError.
+    `shell`: its name, "" for bash or sh. Raises ScriptError.
     """
     if len(script) > MOST_CHARS:
         raise ScriptError(
@@ -53,7 +44,7 @@ def with_variables(script: str, names: Collection[str]) -> tuple[str, dict[str, 
         )
     if "\0" in script:
         raise ScriptError("the script has a NUL character", "remove it")
-    return _Scanner(script, names).scan()
+    return _Scanner(script, names, shell).scan()
 
 
 def in_text(text: str, values: Callable[[str], str], names: Collection[str]) -> str:
@@ -69,126 +60,83 @@ def _references(names: Collection[str]) -> re.Pattern[str]:
     return re.compile(r"\$\$\{|\$\{\s*(" + alternatives + r")\s*\}")
 
 
-class _Command:
-    """The words of a command so far, as far as they decide who reads the next one."""
+@dataclass(slots=True)
+class _Level:
+    """An open quote or parenthesis: `"`, `(`, `((` for arithmetic, `{` of ${...}.
 
-    def __init__(self) -> None:
-        self.words: list[tuple[str, bool]] = []  # (text, True if it has a reference)
-        self.word = ""
-        self.referred = False
+    `<` is a here document, "" the script itself. `quoted`: a `{` in double quotes. `cases`: how
+    many `case` have no `esac` yet.
+    """
 
-    def end_word(self) -> None:
-        if not self.word:
-            return
-        if self.word in _NUMERIC and self.is_test and self.words[-1][1]:
-            raise _as_number()
-        self.words.append((self.word, self.referred))
-        self.word, self.referred = "", False
-
-    def refer(self, name: str) -> None:
-        """Note a reference in the present word. Raises ScriptError where it would be code."""
-        self.referred = True
-        before = [text.strip("'\"") for text, _ in self.words]
-        programs = [text.rsplit("/", 1)[-1] for text in before]
-        last = before[-1] if before else ""
-        if self.is_test and last in _NUMERIC:
-            raise _as_number()
-        if _SUBSCRIPT.match(self.word):
-            raise ScriptError(f"${{{name}}} is in the subscript of an array, which a shell evaluates", _BY_ARGUMENT)
-        reader = next((p for i, p in enumerate(programs) if _reads_code(p, before[i + 1 :])), "")
-        if reader:
-            raise ScriptError(
-                f"{reader} would read the value of ${{{name}}} as code", _REMEDIES.get(reader, _BY_ARGUMENT)
-            )
+    kind: str
+    command: ShellCommand
+    quoted: bool = False
+    cases: int = 0
 
     @property
-    def is_test(self) -> bool:
-        """True inside of [[ ... ]]."""
-        return any(text == "[[" for text, _ in self.words)
-
-    @property
-    def quotes(self) -> bool:
-        """True for `printf %q`, whose output another shell reads as one word."""
-        return [text.strip("'\"") for text, _ in self.words[:2]] == ["printf", "%q"]
+    def evaluates(self) -> bool:
+        """True in arithmetic: in $((, the subscript of ${a[, the offset of ${x:."""
+        word = self.command.word
+        return self.kind == "((" or (
+            self.kind == "{" and (in_subscript(word.lstrip("!#")) or bool(_OFFSET.match(word)))
+        )
 
 
-_BY_ARGUMENT = "give it as an argument: sh -c 'wc -l \"$1\"' sh ${data.path}"
-_REMEDIES = {
-    "ssh": 'quote it for the other shell: ssh host wc -l "$(printf %q ${data.path})"',
-    "eval": "leave eval out: the value is one word",
-} | dict.fromkeys(_EDITORS, "awk -v x=${data.n} '{print x}' takes it as a value")
+@dataclass(frozen=True, slots=True)
+class _HereDocument:
+    """A here document whose body follows the present line."""
 
-
-def _as_number() -> ScriptError:
-    return ScriptError("[[ evaluates the operands of -eq, -lt and the like", "write [ ... -eq ... ], which does not")
-
-
-def _reads_code(program: str, words: list[str]) -> bool:
-    """Return True if a program reads the word after these as code."""
-    last = words[-1] if words else ""
-    if program in _SHELLS:
-        return re.fullmatch(r"-\w*c", last) is not None and (program == "su" or _are_options(words))
-    if program in _ONE_LINERS:
-        return re.fullmatch(r"-\w*[eEr]", last) is not None and _are_options(words)
-    return program in _CODE or (program in _EDITORS and _is_program(words))
-
-
-def _are_options(words: list[str]) -> bool:
-    """Return True if these are options of a shell or interpreter, before its script."""
-    takes_a_word = False
-    for word in words:
-        if not takes_a_word and not word.startswith(("-", "+")):
-            return False
-        takes_a_word = not takes_a_word and word in ("-o", "+o", "-O", "+O", "-W", "-X", "-I")
-    return True
-
-
-def _is_program(words: list[str]) -> bool:
-    """Return True if the word after these, of a sed or awk, is its program."""
-    if words and words[-1] in ("-e", "--expression", "--source"):
-        return True
-    if words and words[-1] in _TAKE_A_WORD - {"-E"}:
-        return False
-    taken = False
-    for word in words:
-        if taken:
-            taken = False
-        elif word in ("-e", "-f", "--expression", "--file"):
-            return False
-        elif word in _TAKE_A_WORD and word != "-E":
-            taken = True
-        elif not word.startswith("-"):
-            return False
-    return True
+    delimiter: str
+    quoted: bool
+    stripped: bool  # of tabs
 
 
 class _Scanner:
     """One pass over a script. `_levels` are the open quotes and parentheses."""
 
-    def __init__(self, script: str, names: Collection[str]) -> None:
+    def __init__(self, script: str, names: Collection[str], shell: str) -> None:
         self._text, self._at = script, 0
         self._reference = _references(names)
+        self._shell = shell
         self._out: list[str] = []
         self.variables: dict[str, str] = {}
-        self._levels: list[tuple[str, _Command]] = [("", _Command())]  # "", '"', "(" and "((" for arithmetic
-        self._heredocs: list[tuple[str, bool, bool]] = []  # (delimiter, quoted, tabs stripped)
+        self._levels: list[_Level] = []
+        self._commands: list[ShellCommand] = []
+        self._line = 0  # index of the first command of this line
+        self._heredocs: list[_HereDocument] = []
+        self._references = 0
+        self._unclear = ""  # where this scanner and a shell may disagree on what is quoted
+        self._begin("")
 
     def scan(self) -> tuple[str, dict[str, str]]:
         while self._at < len(self._text):
-            if self._level == '"':
-                self._in_double_quotes()
-            else:
-                self._outside()
+            self._step()
         self._command.end_word()
+        if len(self._levels) > 1 or self._heredocs:
+            self._unclear = self._unclear or "a quote or a parenthesis that is not closed"
+        if self.variables and self._unclear:
+            raise ScriptError(
+                f"the script has {self._unclear}, so that ${{{next(iter(self.variables))}}} may not stay one word",
+                "write it in another way",
+            )
         return "".join(self._out), self.variables
 
-    @property
-    def _level(self) -> str:
-        return self._levels[-1][0]
+    def _step(self) -> None:
+        kind = self._levels[-1].kind
+        if kind in ('"', "<"):
+            self._in_quotes(kind)
+        elif kind == "{":
+            self._in_braces()
+        else:
+            self._outside()
 
     @property
-    def _command(self) -> _Command:
-        return self._levels[-1][1]
+    def _command(self) -> ShellCommand:
+        return self._levels[-1].command
+
+    def _begin(self, kind: str, command: ShellCommand | None = None, quoted: bool = False) -> None:
+        self._levels.append(_Level(kind, command or ShellCommand(), quoted))
+        self._commands.append(self._command)
 
     def _take(self, count: int = 1) -> str:
         taken = self._text[self._at : self._at + count]
@@ -203,16 +151,19 @@ class _Scanner:
 
     def _refer(self, name: str, quoted: bool) -> None:
         """Write a reference, as one word."""
-        if any(level == "((" for level, _ in self._levels):
+        if any(level.evaluates for level in self._levels):
             raise ScriptError(
                 f"${{{name}}} is in arithmetic, where a shell evaluates what a value says",
                 "compute outside of the script: ${data.n + 1} in a rule",
             )
-        for _, command in reversed(self._levels):
-            command.refer(name)
-            if command.quotes:
+        for level in reversed(self._levels):
+            level.command.refer(name, self._shell)
+            if level.command.quotes:
                 break
         variable = self.variables.setdefault(name, f"{VARIABLE}{len(self.variables) + 1}")
+        self._references += 1
+        if self._references > MOST_REFERENCES:
+            raise ScriptError(f"the script has more than {MOST_REFERENCES:,} references ${{{name}}}", "use a variable")
         self._out.append(f"${{{variable}}}" if quoted else f'"${{{variable}}}"')
         self._word("\0")
 
@@ -221,25 +172,35 @@ class _Scanner:
         text, at = self._text, self._at
         if found := self._reference.match(text, at):
             self._at = found.end()
-            if found[1] is None:
+            if found[1] is not None:
+                self._refer(found[1], quoted)
+            else:
                 self._out.append("${")
                 self._word("${")
-            else:
-                self._refer(found[1], quoted)
+                self._begin("{", quoted=quoted)
         elif text.startswith("$((", at):
             self._open("((", 3)
         elif text.startswith("$(", at):
             self._open("(", 2)
+        elif text.startswith("${", at):
+            self._open("{", 2, quoted)
+        elif text.startswith("$[", at):
+            self._literal(r"\$\[(?:[^\[\]]|\[[^\]]*\])*\]?", "arithmetic")
         elif text.startswith("$'", at) and not quoted:
             self._literal(r"(?s)\$'(?:[^'\\]|\\.)*'?", "$'...'")
         else:
             self._word(self._take())
 
-    def _open(self, level: str, size: int) -> None:
+    def _open(self, kind: str, size: int, quoted: bool = False) -> None:
         if len(self._levels) > MOST_DEPTH:
             raise ScriptError(f"the script has more than {MOST_DEPTH} parentheses in one another", "make it simpler")
+        is_array = kind == "(" and self._command.word.endswith("=")
         self._word(self._take(size))
-        self._levels.append((level, _Command()))
+        self._begin(kind, ShellCommand(array=is_array), quoted)
+
+    def _close(self, size: int = 1) -> None:
+        self._take(size)
+        self._levels.pop()
 
     def _literal(self, pattern: str, what: str) -> None:
         """Take a part in which no reference can stand.
@@ -260,19 +221,33 @@ class _Scanner:
 
     # ------------------------------------------------------------ the script
 
-    def _in_double_quotes(self) -> None:
+    def _in_quotes(self, kind: str) -> None:
+        """Handle a character in double quotes, or in a here document."""
         char = self._text[self._at]
-        if char == '"':
-            self._take()
-            _, inner = self._levels.pop()
-            self._word(inner.word + '"')
-            self._command.referred |= inner.referred
+        if char == '"' and kind == '"':
+            inner = self._command
+            self._close()
+            self._command.join(inner)
         elif char == "\\":
             self._word(self._take(2))
         elif char == "$":
             self._dollar(quoted=True)
         elif char == "`":
-            self._literal(r"(?s)`(?:[^`\\]|\\.)*`?", "backticks")
+            self._literal(_BACKTICKS, "backticks")
+        else:
+            self._word(self._take())
+
+    def _in_braces(self) -> None:
+        """Handle a character of the shell's own ${...}."""
+        char = self._text[self._at]
+        if char == "}":
+            self._close()
+            self._word("}")
+        elif char == "'" and self._levels[-1].quoted:
+            self._unclear = self._unclear or "a ' in ${...} in double quotes"
+            self._word(self._take())
+        elif char in "\\'\"$`":
+            self._outside()
         else:
             self._word(self._take())
 
@@ -285,42 +260,57 @@ class _Scanner:
             self._literal(r"'[^']*'?", "single quotes")
         elif char == '"':
             self._take()
-            self._levels.append(('"', _Command()))
+            self._begin('"', ShellCommand(quoted=True))
         elif char == "$":
-            self._dollar(quoted=False)
+            self._dollar(quoted=self._levels[-1].quoted)
         elif char == "`":
-            self._literal(r"(?s)`(?:[^`\\]|\\.)*`?", "backticks")
+            self._literal(_BACKTICKS, "backticks")
         elif char == "#" and not self._command.word:
             self._comment()
         elif char == "<" and self._heredoc():
             pass
         elif char in " \t":
-            self._command.end_word()
+            self._end_word()
             self._take()
         elif char in _ENDS_COMMAND:
             self._end_command(char)
         else:
             self._word(self._take())
 
+    def _end_word(self) -> None:
+        if self._command.word:
+            self._levels[-1].cases += self._command.end_word()
+
     def _end_command(self, char: str) -> None:
-        self._command.end_word()
-        level = self._level
-        if char in "&|" and self._command.is_test:  # [[ a && b ]]
+        if char != "(":  # it may stand in a word: a=( or <(
+            self._end_word()
+        level = self._levels[-1]
+        if level.command.is_test:  # [[ a && ( b || c ) ]]
             self._take()
-            return
-        if char == "(":
-            self._open("((" if self._text.startswith("((", self._at) else "(", 1)
-            return
-        if char == ")" and level:
-            closing = 2 if level == "((" and self._text.startswith("))", self._at) else 1
-            self._take(closing)
-            self._levels.pop()
+        elif char == "(":
+            kind = "((" if self._text.startswith("((", self._at) else "("
+            self._open(kind, len(kind))
+        elif char == ")" and level.kind == "((" and not self._text.startswith("))", self._at):
+            self._take()  # $((a) ; b): parentheses in $(...), no arithmetic
+            level.kind = "("
+            self._new_command()
+        elif char == ")" and level.kind and level.cases <= 0:
+            self._close(2 if level.kind == "((" else 1)
             self._word(")")
-            return
-        self._levels[-1] = (level, _Command())
-        self._take()
-        if char == "\n":
-            self._heredoc_bodies()
+            if self._command.word.endswith("()"):  # the start of a function
+                self._new_command()
+        else:
+            if char == ")" and level.cases <= 0:
+                self._unclear = self._unclear or "a ) that nothing opens"
+            self._new_command()
+            self._take()
+            if char == "\n":
+                self._heredoc_bodies()
+
+    def _new_command(self) -> None:
+        level = self._levels[-1]
+        level.command = ShellCommand()
+        self._commands.append(level.command)
 
     def _comment(self) -> None:
         end = self._text.find("\n", self._at)
@@ -331,53 +321,50 @@ class _Scanner:
     # ------------------------------------------------------------ here documents
 
     def _heredoc(self) -> bool:
-        """Take the start of a here document. False if there is none."""
+        """Take the start of a here document or here string. False if there is none."""
         if self._text.startswith("<<<", self._at):
-            self._take(3)
+            self._word(self._take(3))
             return True
-        found = _HEREDOC.match(self._text, self._at)
-        if found is None or any(level == "((" for level, _ in self._levels):
+        if not self._text.startswith("<<", self._at) or any(level.kind == "((" for level in self._levels):
             return False
-        delimiter = found[2] or found[3] or found[5]
-        self._heredocs.append((delimiter, not found[5] or bool(found[4]), bool(found[1])))
+        found = _HEREDOC.match(self._text, self._at)
+        if found is None:
+            self._unclear = self._unclear or "a << whose end is not a plain word"
+            return False
+        delimiter = _QUOTES.sub("", found[2])
+        self._heredocs.append(_HereDocument(delimiter, delimiter != found[2], bool(found[1])))
         self._out.append(found[0])
         self._at = found.end()
-        self._command.end_word()
+        self._end_word()
         return True
+
+    def _reader_of_input(self) -> str:
+        """Return who reads the here documents of this line as code, "" for nobody.
+
+        Those of a loop or a group may be read by any command before.
+        """
+        line = self._commands[self._line :][-MOST_COMMANDS:]
+        commands = self._commands if any(command.ends_group for command in line) else line
+        return next(filter(None, (command.reader_of_input() for command in commands[-MOST_COMMANDS:])), "")
 
     def _heredoc_bodies(self) -> None:
         """Take the bodies of the here documents that the last line has begun."""
-        line = self._text[self._text.rfind("\n", 0, self._at - 1) + 1 : self._at]
-        words = {word.rsplit("/", 1)[-1] for word in re.findall(r"[\w./-]+", line)}
-        reader = next(iter(sorted(words & (_SHELLS | _ONE_LINERS | _CODE))), "")
-        for delimiter, quoted, stripped in self._heredocs:
-            tabs = r"\t*" if stripped else ""
-            end = re.compile(rf"(?ms)^{tabs}{re.escape(delimiter)}$").search(self._text, self._at)
-            body = self._text[self._at : end.end() if end else len(self._text)]
-            if quoted:
-                self._literal(rf"(?s).{{{len(body)}}}", "a here document with a quoted delimiter")
+        bodies, self._heredocs = self._heredocs, []
+        reader = self._reader_of_input() if bodies else ""
+        self._line = len(self._commands) - 1
+        for body in bodies:
+            tabs = r"\t*" if body.stripped else ""
+            end = re.compile(rf"(?m)^{tabs}{re.escape(body.delimiter)}$").search(self._text, self._at)
+            stop = end.end() if end else len(self._text)
+            if body.quoted:
+                size = stop - self._at
+                self._literal(rf"(?s).{{{size}}}", "a here document with a quoted delimiter")
                 continue
-            stop = self._at + len(body)
+            is_script = self._text.startswith("#!", self._at)
+            self._begin("<", ShellCommand(reader=reader or ("the script in this here document" if is_script else "")))
+            depth = len(self._levels)
             while self._at < stop:
-                char = self._text[self._at]
-                if char == "\\":
-                    self._take(2)
-                elif char == "`":
-                    self._literal(r"(?s)`(?:[^`\\]|\\.)*`?", "backticks")
-                elif char == "$" and (found := self._reference.match(self._text, self._at)):
-                    self._at = found.end()
-                    if found[1] is None:
-                        self._out.append("${")
-                    else:
-                        self._in_heredoc(found[1], reader)
-                elif self._text.startswith("$((", self._at):
-                    self._literal(r"(?s)\$\(\(.*?\)\)", "arithmetic")
-                else:
-                    self._take()
-        self._heredocs.clear()
-
-    def _in_heredoc(self, name: str, reader: str) -> None:
-        if reader:
-            raise ScriptError(f"{reader} would read the value of ${{{name}}} as code", _BY_ARGUMENT)
-        variable = self.variables.setdefault(name, f"{VARIABLE}{len(self.variables) + 1}")
-        self._out.append(f"${{{variable}}}")
+                self._step()
+            if len(self._levels) != depth or self._at != stop:
+                self._unclear = self._unclear or "a parenthesis in a here document that is not closed"
+            del self._levels[depth - 1 :]

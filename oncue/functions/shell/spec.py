@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from oncue.errors import Invalid
-from oncue.functions.shell.script import ScriptError, in_text, with_variables
+from oncue.functions.shell.readers import CODE_VARIABLES, ScriptError
+from oncue.functions.shell.script import in_text, with_variables
 
 VALUE_BYTES = 100_000  # of one value: Linux takes 128 KiB of one variable
 INTERPRETERS = ("sh", "bash", "dash", "ash", "ksh", "zsh")
@@ -48,13 +49,13 @@ def check_spec(spec: ShellSpec, names: Collection[str]) -> set[str]:
         if not name or "=" in name or "\0" in name + value:
             raise Invalid(f"{name!r} is not a variable of an environment", remedy="names are like OMP_NUM_THREADS")
     words = _words(spec.interpreter)
-    if words and os.path.basename(words[0]) not in INTERPRETERS:
+    if words and _shell(words) not in INTERPRETERS:
         raise Invalid(
             f"the interpreter {spec.interpreter!r} is no shell that oncue knows",
             remedy=f"one of {', '.join(INTERPRETERS)}; run another program from the script",
         )
     try:
-        used = set(with_variables(spec.script, names)[1])
+        used = set(with_variables(spec.script, names, _shell(words))[1])
     except ScriptError as e:
         raise Invalid(f"shell: {e}", remedy=e.remedy) from None
 
@@ -64,7 +65,14 @@ def check_spec(spec: ShellSpec, names: Collection[str]) -> set[str]:
 
     for text in (spec.cwd, *spec.env.values()):
         in_text(text, use, names)
+    for name in CODE_VARIABLES & set(spec.env):
+        if in_text(spec.env[name], lambda _: "\0", names) != in_text(spec.env[name], lambda _: "", names):
+            raise Invalid(f"env: a shell evaluates the value of {name}", remedy="give it a fixed value")
     return used
+
+
+def _shell(words: list[str]) -> str:
+    return os.path.basename(words[0]) if words else ""
 
 
 def _words(interpreter: str) -> list[str]:
@@ -78,7 +86,7 @@ def command_of(spec: ShellSpec, values: Mapping[str, Any]) -> Command:
     """Return what is run for these values. Raises Invalid."""
     texts = {name: value_text(name, value) for name, value in values.items()}
     try:
-        script, variables = with_variables(spec.script, texts)
+        script, variables = with_variables(spec.script, texts, _shell(_words(spec.interpreter)))
     except ScriptError as e:
         raise Invalid(f"shell: {e}", remedy=e.remedy) from None
     env = {name: in_text(text, texts.__getitem__, texts) for name, text in spec.env.items()}

@@ -13,7 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncue.functions.shell.script import MOST_CHARS, ScriptError, in_text, with_variables
+from oncue.errors import Invalid
+from oncue.functions.shell.readers import ScriptError
+from oncue.functions.shell.script import MOST_CHARS, in_text, with_variables
+from oncue.functions.shell.spec import ShellSpec, check_spec
 
 SHELLS = [shell for shell in ("bash", "dash", "sh") if shutil.which(shell)]
 #: Each would leave a file behind if any part of it were read as code.
@@ -49,6 +52,23 @@ def run(script: str, values: dict[str, str], folder: Path, shell: str = SHELLS[0
     done = subprocess.run([shell, "-c", text], env=env, cwd=folder, capture_output=True, timeout=60)
     assert done.returncode == 0, (text, done.stderr)
     return done.stdout.decode()
+
+
+#: Where quotes and parentheses are in one another. PRINT prints its arguments.
+NESTED = [
+    'echo "$(case a in b) ;; a|c) PRINT ${x};; esac)"',
+    'echo "$(case a in (a) PRINT "${x}" ;; esac)"',
+    'if true; then case a in a) echo "$(PRINT ${x})";; esac; fi',
+    'echo "$((true) ; PRINT ${x})"',
+    'y=; PRINT "${y:-"${x}"}"',
+    "y=; PRINT ${y:-${x}}",
+    "cat <<EOF\n$(PRINT ${x})\nEOF\n",
+    "cat <<!\n$(PRINT ${x})\n!\n",
+    "cat <<E'O'F\nit's \"\nEOF\nPRINT ${x} | cat".replace("cat <<E", "true <<E"),
+    "f() { PRINT ${x}; }; f",
+    'y="a}"; PRINT ${y:+"${x}"}',
+    "[[ a == b || (a == a) ]] && PRINT ${x}",
+]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -129,6 +149,7 @@ def test_the_shells_own_variables_stay(tmp_path: Path) -> None:
         'sed "s/a/${x}/" file',
         'sed -n -e "s/a/${x}/" file',
         'awk -v y=1 "{print ${x}}" file',
+        *Path(__file__).with_name("refused.txt").read_text().split("\n---\n"),
     ],
 )
 def test_a_value_that_would_be_read_as_code_is_refused(script: str) -> None:
@@ -153,6 +174,7 @@ def test_a_value_that_would_be_read_as_code_is_refused(script: str) -> None:
         "a=(1 ${x} 2); f() { echo ${x}; }; f",
         "echo $((1<<2)) ${x}",
         "cat <<< ${x}",
+        *Path(__file__).with_name("taken.txt").read_text().split("\n---\n"),
     ],
 )
 def test_other_places_are_safe(script: str) -> None:
@@ -160,7 +182,32 @@ def test_other_places_are_safe(script: str) -> None:
     assert list(variables) == ["x"]
 
 
-@pytest.mark.parametrize("script", ["a" * (MOST_CHARS + 1), "a\0b", "$(" * 500])
+def test_a_variable_that_a_shell_runs_has_no_value_of_a_call() -> None:
+    check_spec(ShellSpec("true", {"BASH_ENV": "/etc/setup.sh", "A": "${x}"}), ["x"])
+    with pytest.raises(Invalid, match="BASH_ENV"):
+        check_spec(ShellSpec("true", {"BASH_ENV": "${x}"}), ["x"])
+
+
+def test_references_are_bounded() -> None:
+    with pytest.raises(ScriptError, match="references"):
+        with_variables("${x} " * 20_000, ["x"])
+
+
+def test_the_interpreter_decides_what_is_evaluated() -> None:
+    with pytest.raises(ScriptError, match="zsh evaluates"):
+        with_variables("[ ${x} -eq 1 ]; [ 1 -eq ${x} ]", ["x"], "zsh")
+
+
+@pytest.mark.parametrize("place", NESTED)
+def test_a_value_is_one_word_within_others(place: str, tmp_path: Path) -> None:
+    value = " -n * $(touch pwned) 'a  b' "
+    found = run(place.replace("PRINT", PRINT), {"x": value}, tmp_path)
+
+    assert [word for line in found.splitlines() for word in json.loads(line)] == [value]
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("script", ["a" * (MOST_CHARS + 1), "a\0b", "$(" * 500, "${y:-" * 500])
 def test_a_script_that_no_shell_should_get_is_refused(script: str) -> None:
     with pytest.raises(ScriptError):
         with_variables(script, [])
