@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re  # safe for text from users: these patterns match in linear time
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import msgspec
 
@@ -130,6 +130,27 @@ def duration_text(ms: int) -> str:
         if ms and ms % UNIT_MS[unit] == 0:
             return f"{ms // UNIT_MS[unit]}{unit}"
     return f"{ms}ms"
+
+
+def rate_text(rate: Rate) -> str:
+    """Return a text that `parse_rate` converts back: "6/min", "200/week", "10/2h"."""
+    names = {60_000: "min", 3_600_000: "h", 86_400_000: "day", 604_800_000: "week"}
+    return f"{rate.amount:g}/{names.get(rate.per_ms) or duration_text(rate.per_ms)}"
+
+
+def quantity_text(value: Any, kind: Any) -> Any:
+    """Return a value as its file has it. `kind` is the type of the field, such as Size | None."""
+    found = {
+        str((meta.extra or {}).get("quantity"))
+        for part in (kind, *get_args(kind))
+        for meta in getattr(part, "__metadata__", ())
+        if isinstance(meta, msgspec.Meta)
+    }
+    if value is None or not found & {DURATION, WALLTIME, RATE, SIZE}:
+        return value
+    if RATE in found:
+        return rate_text(value)
+    return size_text(value) if SIZE in found else duration_text(value)
 
 
 def size_text(count: int) -> str:

@@ -115,7 +115,10 @@ def test_configure_writes_a_file_that_check_explains(lab: Lab) -> None:
     checked = json.loads(lab.oncue("configure", "--check", "--json"))
     assert checked["options"]["provider"]["account"] == "m1234"
     assert checked["options"]["provider"]["kind"] == "slurm"
-    assert "account: m1234" in lab.oncue("configure", "--check")
+    said = lab.oncue("configure", "--check")
+    assert "account: m1234" in said
+    assert "walltime: 30m" in said, "in the words of the file"
+    assert "submits: 6/min" not in said, "defaults are left out"
 
     assert "exists" in lab.oncue("configure", "--preset", "local", code=1)
     lab.oncue("configure", "--preset", "local", "--force")

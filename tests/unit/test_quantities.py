@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from oncue.quantities import Rate, parse_rate, walltime_ms
+from oncue.quantities import (
+    Duration,
+    Rate,
+    RateLimit,
+    Size,
+    Walltime,
+    parse_rate,
+    quantity_text,
+    rate_text,
+    walltime_ms,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +52,16 @@ def test_a_rate_is_an_amount_per_time(text: str, amount: float, per_s: int) -> N
 def test_other_rates_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["6/min", "200/week", "10/2h", "0.5/day", "3/90s"])
+def test_a_rate_is_written_as_it_is_read(text: str) -> None:
+    assert rate_text(parse_rate(text)) == text
+
+
+def test_a_value_is_written_by_the_type_of_its_field() -> None:
+    assert quantity_text(90_000, Duration) == "90s"
+    assert quantity_text(1_800_000, Walltime | None) == "30m"
+    assert quantity_text(8_000_000_000, Size | None) == "8 GB"
+    assert quantity_text(Rate(6, 60_000), RateLimit) == "6/min"
+    assert (quantity_text(4, int), quantity_text(None, Size | None)) == (4, None)

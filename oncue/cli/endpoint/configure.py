@@ -11,8 +11,8 @@ import msgspec
 
 from oncue.cli.endpoint.folder import dir_option, folder_of
 from oncue.cli.endpoint.register import Registration, register_here, registration_options
-from oncue.cli.output import as_json, facts, json_option, say, table
-from oncue.errors import Conflict, NotFound
+from oncue.cli.output import as_json, facts, json_option, plain, say, table
+from oncue.errors import Conflict, Invalid, NotFound
 
 #: Commands that the agent calls, by kind of provider.
 NEEDED = {
@@ -22,6 +22,7 @@ NEEDED = {
     "lsf": ("bsub", "bjobs", "bkill"),
     "gridengine": ("qsub", "qstat", "qdel"),
     "condor": ("condor_submit", "condor_q", "condor_rm"),
+    "kubernetes": ("kubectl",),
 }
 _preset = click.option("--preset", metavar="PRESET", help="Scheduler or site; --presets lists them. Default: as found.")
 
@@ -95,34 +96,46 @@ def tell_written(name: str, preset: str, path: Path, lines: list[int], how: str 
 
 
 def _check(place: Path, name: str, json_: bool) -> None:
-    """Report the options in force. Raises EndpointFileError, NotFound."""
+    """Report the options in force. Raises EndpointFileError, NotFound, Invalid."""
     from oncue.endpoint.options.file import NAME, load_options
-    from oncue.endpoint.options.providers import kind_of
+    from oncue.endpoint.options.providers import ParslOptions, kind_of
+    from oncue.endpoint.providers.parsl_check import parsl_faults
 
     path = place / NAME
     if not path.exists():
         raise NotFound(f"{path} does not exist", remedy=f"write one: oncue endpoint configure {name}")
     options = load_options(place)
     kind = kind_of(options.provider)
+    if isinstance(options.provider, ParslOptions) and (faults := parsl_faults(options.provider)):
+        raise Invalid(f"{path}: provider: {'; '.join(faults)}", remedy="correct `provider:` there, and check again")
     missing = [command for command in NEEDED.get(kind, ()) if shutil.which(command) is None]
     if json_:
         as_json({"name": name, "file": str(path), "options": options, "missing_commands": missing})
         return
     say(f"{path} is valid")
-    changed = _stated(options.provider)
-    facts([("provider", kind + "".join(f", {k}: {v}" for k, v in changed.items()))])
+    shown = [("provider", ", ".join(filter(None, (kind, _line(options.provider)))))]
     if kind != "local":
-        facts([("blocks", _stated(options.blocks)), ("limits", _stated(options.limits))])
-    facts([("workers", _stated(options.workers))])
+        shown += [(name, _line(getattr(options, name)) or "defaults") for name in ("blocks", "limits", "network")]
+    facts([*shown, ("workers", _line(options.workers) or "one per core")])
     if missing:
         say(f"  not on this machine's PATH: {', '.join(missing)}; is the scheduler's module loaded?", err=True)
 
 
 def _stated(options: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults, as YAML has them."""
-    built: dict[str, Any] = msgspec.to_builtins(options)
-    usual = {f.encode_name: f.default for f in msgspec.structs.fields(options)}
-    return {k: v for k, v in built.items() if k != "kind" and v != usual.get(k)}
+    """Return the options that differ from their defaults, in the words of the file."""
+    from oncue.quantities import quantity_text
+
+    found = {f.encode_name: (f, getattr(options, f.name)) for f in msgspec.structs.fields(options)}
+    return {
+        name: msgspec.to_builtins(quantity_text(value, f.type))
+        for name, (f, value) in found.items()
+        if value != f.default
+    }
+
+
+def _line(options: Any) -> str:
+    """Return the options that differ from their defaults, on one line."""
+    return ", ".join(f"{k}: {v if isinstance(v, str | int) else plain(v)}" for k, v in _stated(options).items())
 
 
 @click.command()

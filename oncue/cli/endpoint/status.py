@@ -50,15 +50,20 @@ def status(name: str, folder: str | None, json_: bool) -> None:
 
 def _show(name: str, answer: dict[str, Any], elsewhere: str) -> None:
     now, held, wrong = answer.pop("status"), answer.pop("held"), answer.pop("options")
-    facts([(k, "no" if v is False else v) for k, v in answer.items()])
-    facts([("held", held and f"stopped by hand; to start it: oncue endpoint start {name}")])
-    facts([("endpoint.yaml", wrong), ("where", elsewhere)])
+    known = [(k, "no" if v is False else v) for k, v in answer.items()]
+    known += [("held", held and f"stopped by hand; to start it: oncue endpoint start {name}")]
+    known += [("endpoint.yaml", wrong), ("where", elsewhere)]
     if not isinstance(now, dict):
+        facts(known)
         return
-    written = when(now.pop("written_us", 0))
-    if not now.pop("current", True):
+    written, current = when(now.pop("written_us", 0)), now.pop("current", True)
+    reported = [(k, v) for k, v in now.items() if k not in answer and k not in SHOWN_APART]
+    if current:
+        facts(known + reported)
+    else:
+        facts(known)
         say(f"the agent that wrote this status at {written} does not run any more:", err=True)
-    facts([(k, v) for k, v in now.items() if k not in answer and k not in SHOWN_APART])
+        facts(reported)
     blocks = now.get("blocks")
     if isinstance(blocks, list) and blocks:
         show_blocks([b for b in blocks if isinstance(b, dict)])
@@ -73,16 +78,22 @@ def show_blocks(blocks: list[dict[str, Any]]) -> None:
 
 
 def _block_row(b: Mapping[str, Any]) -> tuple[Any, ...]:
-    since = b.get("ended_us") or b.get("running_us") or b.get("asked_us") or 0
+    since = str(b.get("since", ""))[:19]  # without the zone
     numbers = (b.get("nodes", ""), b.get("workers", ""), b.get("busy", ""))
     return (
         b.get("id", ""),
         b.get("job", ""),
         b.get("state", ""),
         *numbers,
-        when(since),
-        b.get("why") or b.get("reason", ""),
+        since,
+        _why(b),
     )
+
+
+def _why(b: Mapping[str, Any]) -> str:
+    """Return the reason of a block's state, without what its row says already."""
+    words = str(b.get("why") or b.get("reason") or "").removeprefix(f"job {b.get('job')}")
+    return "" if words.strip() == b.get("state") else words.removeprefix(",").strip()
 
 
 def _agent(place: Path) -> tuple[int, str]:

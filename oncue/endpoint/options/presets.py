@@ -24,6 +24,7 @@ PRESETS = {
     "gridengine": "jobs of Grid Engine",
     "condor": "jobs of HTCondor",
     "kubernetes": "Jobs of Kubernetes",
+    "parsl": "jobs of a provider of Parsl, such as AWSProvider; needs oncue[hpc]",
     "polaris": "Polaris of ALCF (PBS)",
     "aurora": "Aurora of ALCF (PBS)",
     "perlmutter": "Perlmutter of NERSC (Slurm)",

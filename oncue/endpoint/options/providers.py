@@ -66,6 +66,12 @@ class PbsProOptions(
     command_timeout_ms: Duration = msgspec.field(name="command_timeout", default=30_000)
     OTHER_WORDS: ClassVar[Mapping[str, str]] = {"partition": "queue", "project": "account", "allocation": "account"}
 
+    def __post_init__(self) -> None:
+        named = {part.partition("=")[0].strip() for part in self.select_options.split(":")}
+        for resource, key in (("ncpus", "cores_per_node"), ("mem", "memory_per_node"), ("ngpus", "gpus_per_node")):
+            if resource in named and getattr(self, key):
+                raise ValueError(f"select_options: {resource} is given already by {key}; remove one of them")
+
 
 class TorqueOptions(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="torque"

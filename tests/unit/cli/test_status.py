@@ -77,8 +77,10 @@ def test_blocks_of_an_endpoint_are_a_table_with_the_output_of_failed_jobs(capsys
                 "nodes": 2,
                 "workers": 8,
                 "busy": 3,
+                "since": "2026-11-30 21:37:15+01:00",
                 "reason": "job 17 running",
             },
+            {"id": "a2", "job": "18", "state": "pending", "reason": "job 18, PENDING (Resources)"},
             {
                 "id": "b2",
                 "job": "16",
@@ -92,8 +94,11 @@ def test_blocks_of_an_endpoint_are_a_table_with_the_output_of_failed_jobs(capsys
     )
 
     out = capsys.readouterr().out
-    assert [line.split()[:3] for line in out.splitlines() if line[:2] in ("a1", "b2")] == [
+    assert [line.split()[:3] for line in out.splitlines() if line[:2] in ("a1", "a2", "b2")] == [
         ["a1", "17", "running"],
+        ["a2", "18", "pending"],
         ["b2", "16", "ended"],
     ]
+    assert "2026-11-30 21:37:15\n" in out, "since when, and no more words than needed"
+    assert out.splitlines()[3].split("pending")[1].strip() == "PENDING (Resources)"
     assert "stderr of 16:\n  no module\n  of that \\x1b" in out

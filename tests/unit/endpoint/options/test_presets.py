@@ -9,10 +9,12 @@ import pytest
 from oncue.endpoint.options.file import PLACEHOLDER, parse_options
 from oncue.endpoint.options.options import BlockOptions, EndpointOptions, LimitOptions, NetworkOptions, WorkerOptions
 from oncue.endpoint.options.presets import COMMANDS, PRESETS, detect, placeholders, preset_text
-from oncue.endpoint.options.providers import kind_of
+from oncue.endpoint.options.providers import PbsProOptions, kind_of
+from oncue.endpoint.providers.jobs import JobRequest
+from oncue.endpoint.providers.pbs import PbsPro
 from oncue.errors import EndpointFileError, Invalid
 
-KINDS = ("local", "slurm", "pbspro", "torque", "lsf", "gridengine", "condor", "kubernetes")
+KINDS = ("local", "slurm", "pbspro", "torque", "lsf", "gridengine", "condor", "kubernetes", "parsl")
 SITES = {"polaris": "pbspro", "aurora": "pbspro", "perlmutter": "slurm", "frontier": "slurm"}
 
 
@@ -34,7 +36,7 @@ def test_a_preset_that_is_not_completed_is_refused_with_the_place(preset: str) -
     text = preset_text(preset, "lab")
 
     lines = placeholders(text)
-    assert bool(lines) == (preset in {*SITES, "kubernetes"})
+    assert bool(lines) == (preset in {*SITES, "kubernetes", "parsl"})
     if lines:
         with pytest.raises(EndpointFileError, match=f"is still {PLACEHOLDER}") as e:
             parse_options(text, "endpoint.yaml")
@@ -66,6 +68,35 @@ def test_a_commented_default_may_be_uncommented(preset: str) -> None:
         changed = [line for m, line in enumerate(lines) if m not in others]
         changed[n - sum(m < n for m in others)] = lines[n].replace("# ", "", 1)
         parse_options("\n".join(changed), f"line {n + 1}")
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_names_the_pages_that_its_values_are_from(site: str) -> None:
+    text = preset_text(site, "lab")
+
+    assert re.search(r"from public pages \(copies, seen on \d+ \w+ \d{4}\), not from a run", text)
+    assert len(re.findall(r'^#   [\w, ]+: +.*(?:"|Globus Compute)', text, re.MULTILINE)) >= 3
+
+
+@pytest.mark.parametrize("site", [site for site, kind in SITES.items() if kind == "pbspro"])
+def test_a_chunk_of_pbs_names_each_resource_once(site: str) -> None:
+    provider = completed(site).provider
+    assert isinstance(provider, PbsProOptions)
+
+    (select,) = [d for d in PbsPro(provider).directives(JobRequest("m", "true")) if "select=" in d]
+
+    names = [part.partition("=")[0] for part in select.partition("select=")[2].split(":")]
+    assert len(set(names)) == len(names), select
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [("ngpus=4", "gpus_per_node"), ("a=b:ncpus=64", "cores_per_node"), ("mem=1gb", "memory_per_node")]
+)
+def test_a_resource_of_a_chunk_that_is_given_twice_is_refused(given: str, key: str) -> None:
+    text = f"provider: {{kind: pbspro, select_options: '{given}', {key}: 4}}"
+
+    with pytest.raises(EndpointFileError, match=f"is given already by {key}"):
+        parse_options(text, "endpoint.yaml")
 
 
 def test_an_unknown_preset_names_the_others() -> None:
