@@ -139,7 +139,10 @@ def rate_text(rate: Rate) -> str:
 
 
 def quantity_text(value: Any, kind: Any) -> Any:
-    """Return a value as its file has it. `kind` is the type of the field, such as Size | None."""
+    """Return a value as its file has it.
+
+    `kind` is the type of the field, such as Size | None.
+    """
     found = {
         str((meta.extra or {}).get("quantity"))
         for part in (kind, *get_args(kind))

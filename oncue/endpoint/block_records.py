@@ -12,6 +12,7 @@ from enum import Enum
 
 import msgspec
 
+from oncue.endpoint.providers.jobs import JobEnding
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import BlockReport, Stored
 
@@ -86,9 +87,16 @@ def mark_of(endpoint: str, block: str) -> str:
     return f"oncue-{endpoint.rpartition('_')[2].replace('-', '')[:8]}-{block}"
 
 
+def ended_well(block: BlockRecord) -> bool:
+    """Return True if the block had workers and its job succeeded."""
+    return bool(block.registered_us) and block.exit == 0
+
+
 def end_words(block: BlockRecord) -> str:
     """Return why a block has ended, in words."""
     parts = [f"job {block.job}" if block.job else "no job"]
+    if block.ending == JobEnding.CANCELLED.value and block.cancelled and not block.running_us:
+        return f"{parts[0]}, cancelled before it ran"
     if block.ending:
         parts.append(block.ending)
     if block.exit is not None:
@@ -96,7 +104,7 @@ def end_words(block: BlockRecord) -> str:
     if block.reason:
         parts.append(block.reason)
     last = block.stderr.strip().splitlines()
-    if last:
+    if last and not ended_well(block):
         parts.append(f"its stderr ends with: {last[-1][:300]}")
     return ", ".join(parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words
+from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words, ended_well
 from oncue.endpoint.blocks import WAITING, BlockTable
 from oncue.endpoint.breaker import is_open
 from oncue.endpoint.scaling import spent_node_s
@@ -35,7 +35,8 @@ def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
     if live is not None:
         row |= {"busy": live.busy, "connected": sorted(live.nodes), "position": live.position}
     else:
-        row |= {"ending": block.ending, "exit": block.exit, "stderr": block.stderr, "why": end_words(block)}
+        stderr = "" if ended_well(block) else block.stderr
+        row |= {"ending": block.ending, "exit": block.exit, "stderr": stderr, "why": end_words(block)}
     return row
 
 

@@ -43,6 +43,7 @@ from oncue.endpoint.nodes.pool_set import PoolSet
 from oncue.endpoint.options.apply import pinning, python_on_nodes
 from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
 from oncue.endpoint.options.providers import kind_of
+from oncue.endpoint.pool.granted_cores import NODE_CORES
 from oncue.endpoint.providers.job_catalog import job_provider
 from oncue.endpoint.providers.job_events import (
     JobEvent,
@@ -351,6 +352,8 @@ def open_blocks(
     arguments = node_arguments(settings, options.workers)
     launch = msgspec.structs.replace(launch, python=python_on_nodes(options), arguments=arguments)
     environment = {name: str(value) for name, value in options.environment.items()}
+    if stated := stated_resources(options).cores:
+        environment[NODE_CORES] = str(stated)
     jobs, per_node = JobThread(provider), options.workers.per_node or 0
     sizes = TaskSizes(limits, node_resources(options), stated_resources(options), agent.functions.options)
     return BlockWorkers(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 _PR_SET_DUMPABLE = 4
 #: Variables of oncue that an agent may keep: they are no secrets.
-_HARMLESS = ("ONCUE_DEBUG", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_")
+_HARMLESS = ("ONCUE_DEBUG", "ONCUE_NODE_CORES", "ONCUE_TEST_", "ONCUE_BENCH_", "ONCUE_CHAOS_")
 
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 

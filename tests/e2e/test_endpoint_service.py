@@ -166,6 +166,8 @@ def test_a_detached_start_succeeds_only_when_the_server_has_seen_the_agent(lab: 
 
     said = lab.oncue("start", "--detach", "--wait", "500ms", code=3)
 
+    lock = lab.folder / "lock"  # on a busy machine the agent gets there later
+    lab.system.await_true(lambda: lock.exists() and lock.read_text(), "the agent has its lock")
     assert f"the agent runs (pid {lab.pid()}), but no server has seen it" in said
     assert "it keeps trying" in said
     processes = lab.processes()

@@ -130,10 +130,11 @@ class Cell:
             "SGE_EXECD_PORT": "6445",
         }
         self._environ = os.environ | self._variables
-        self._inside = ["ip", "netns", "exec", self._namespace]
+        #: Beginning of a command that runs in the cell's network.
+        self.inside = ["ip", "netns", "exec", self._namespace]
         self._commands = folder / "commands"
-        self._master = Kept([*self._inside, "sge_qmaster"], self._environ, folder / "qmaster.out")
-        self._host = Kept([*self._inside, "sge_execd"], self._environ, folder / "execd.out")
+        self._master = Kept([*self.inside, "sge_qmaster"], self._environ, folder / "qmaster.out")
+        self._host = Kept([*self.inside, "sge_execd"], self._environ, folder / "execd.out")
         self._write_commands()
         path = f"{self._commands}:{os.environ['PATH']}"
         #: Faults of the commands that `environ` finds.
@@ -148,7 +149,7 @@ class Cell:
             real = shutil.which(name)
             if real is not None:
                 file = self._commands / name
-                file.write_text(f'#!/bin/sh\nexport {exports}\nexec {shlex.join(self._inside)} {real} "$@"\n')
+                file.write_text(f'#!/bin/sh\nexport {exports}\nexec {shlex.join(self.inside)} {real} "$@"\n')
                 file.chmod(0o755)
 
     # ------------------------------------------------------------ lifecycle
@@ -156,7 +157,7 @@ class Cell:
     def start(self) -> Cell:
         """Start all, and wait until the queue takes jobs. Raises AssertionError with the logs."""
         subprocess.run(["ip", "netns", "add", self._namespace], check=True)
-        subprocess.run([*self._inside, "ip", "link", "set", "lo", "up"], check=True)
+        subprocess.run([*self.inside, "ip", "link", "set", "lo", "up"], check=True)
         self._write_root()
         self._master.start()
         self._wait(lambda: self._run("qconf", "-sh").returncode == 0, self._master)
@@ -248,7 +249,7 @@ class Cell:
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self._inside, *command],
+            [*self.inside, *command],
             env=self._environ,
             capture_output=True,
             text=True,

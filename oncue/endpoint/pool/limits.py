@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from oncue.endpoint.pool.granted_cores import granted_cores, quota_cores
+
 #: Variables by which libraries choose their number of threads. Unset, they take all cores.
 THREADS = (
     "OMP_NUM_THREADS",
@@ -49,4 +51,5 @@ def limit_variables(limits: WorkerLimits, workers: int, environ: Mapping[str, st
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(here, granted_cores(os.environ, quota_cores()) or here)

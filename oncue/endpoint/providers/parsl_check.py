@@ -1,4 +1,4 @@
-"""Check of the options of a provider of Parsl against Parsl itself, before a job is submitted."""
+"""Check of the options of `kind: parsl` against Parsl itself."""
 
 from __future__ import annotations
 
