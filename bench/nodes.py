@@ -156,7 +156,7 @@ def crowd(tasks: int = 1_000_000, nodes: int = 1_000, workers: int = 100) -> dic
         agent = Agent(who, journal, cache, random.Random(1), nodes * workers, now, budget_bytes=1 << 40, adopts=True)
         link = SimulatedNodes(nodes, workers)
         content = DiskContent(agent.functions.get, folder / "blobs")
-        pools = PoolSet(link, content, agent.claim, now)
+        pools = PoolSet(link, content, agent.claim, agent.nodes, now)
         for node in range(nodes):
             link.hello(node)
         return _drive(agent, pools, link, tasks)

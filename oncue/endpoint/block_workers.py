@@ -39,6 +39,7 @@ from oncue.endpoint.control_files import KEEP_BLOCKS, RESET_BLOCKS
 from oncue.endpoint.live_block import NewBlock
 from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes, pinning_arguments
+from oncue.endpoint.nodes.node_folder import cleanup_command
 from oncue.endpoint.nodes.pool_set import PoolSet
 from oncue.endpoint.options.apply import pinning, python_on_nodes
 from oncue.endpoint.options.options import EndpointOptions, WorkerOptions
@@ -66,6 +67,7 @@ log = logging.getLogger("oncue.agent")
 TICK_US, SOON_US = 1_000_000, 100_000
 HAND_BACK_S = 5.0  # for nodes to end and hand back running tasks, when the agent stops
 STOP_S = 60.0  # for the scheduler to confirm that all jobs have ended
+UNWELCOME = "no server has welcomed this agent yet; until then blocks stay as they are"
 CLOSE_S = 5.0  # for the scheduler's command that is under way
 
 
@@ -107,11 +109,12 @@ class BlockWorkers:
         for block in self.table.blocks.values():
             if block.id in self.table.live:
                 self._allow(block)
+        agent.nodes.keep_only(self.table.live.keys())
         if self.table.live:
             log.info("adopted %d blocks of before", len(self.table.live))
         self._ready = True  # the job thread may have events
         self._due_us = 0
-        self._demanded = False
+        self._demanded = self._finishing = False
         self._told = ("", "")
 
     @property
@@ -157,14 +160,17 @@ class BlockWorkers:
             self._tick(at)
 
     def _tick(self, at: int) -> None:
-        busy = Counter[str]()
+        agent, busy = self._agent, Counter[str]()
+        self.pool.set_ends(self.table.ends_us())
+        if not (agent.session.welcomed or self._finishing):
+            # The blocks may be another agent's. Without ticks, effects reach our own nodes only.
+            return self._act()
         for node in self.pool.nodes():
             busy[node.block] += max(node.held, node.taken)
         self.table.tick(at, self._demand(), busy, Counter[str]())
         self._act()
-        if not self.table.live:
-            self._agent.lose_unclaimed("no block that could run it is left")
-        self.pool.set_ends(self.table.ends_us())
+        if not self.table.live and not agent.nodes.complete:
+            agent.lose_unclaimed("no block that could run it is left")
 
     def _demand(self) -> Demand:
         """Return the room and the nodes that tasks take, and those that they wait for."""
@@ -218,7 +224,8 @@ class BlockWorkers:
             here.setdefault(node.block, set()).add(name)
             live = self.table.live.get(node.block)
             if live is not None and node.ready and name not in live.nodes:
-                self.table.on_node_joined(node.block, name, at, workers=node.workers)
+                age_s = max(0, at - node.began_us) / 1e6 if node.began_us else 0.0
+                self.table.on_node_joined(node.block, name, at, age_s, node.workers)
                 log.info("block %s: node %s joined, %d workers", node.block, node.host, node.workers)
         for block_id, live in self.table.live.items():
             for name in live.nodes - here.get(block_id, set()):
@@ -235,6 +242,7 @@ class BlockWorkers:
                         block.nodes,
                         int(block.walltime_s),
                         self._environment | self._launch.environment(secret.encode()),
+                        cleanup=cleanup_command(block.id),
                     )
                 )
             case FindBlocks(marks):
@@ -285,7 +293,7 @@ class BlockWorkers:
         table = self.table
         return {
             "blocks": block_status.block_rows(table),
-            "scaling": table.plan.why,
+            "scaling": table.plan.why if self._agent.session.welcomed else UNWELCOME,
             "waiting": block_status.waiting_words(table) if self._agent.queue.held else "",
             "breaker": block_status.breaker_words(table),
             "scheduler": self._jobs.trouble(),
@@ -304,6 +312,7 @@ class BlockWorkers:
             keep.unlink(missing_ok=True)
             log.info("%d blocks are kept for the next agent", len(self.table.live))
             return
+        self._finishing = True
         blocks = list(self.table.live)
         for block in blocks:
             self.pool.drain_block(block)

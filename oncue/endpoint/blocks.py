@@ -204,7 +204,7 @@ class BlockTable:
         if len(live.nodes) >= block.nodes:
             live.unheard_us = 0
         live.needed_us = now_us
-        self._runs(block, now_us - int(age_s * 1e6))
+        self._runs(block, max(block.asked_us, now_us - int(age_s * 1e6)))  # a clock may be wrong
         block = self.blocks[block_id]
         if not block.registered_us:
             self._save(block, registered_us=now_us, workers=workers or block.workers)

@@ -70,6 +70,7 @@ class Hello(Stored, tag="hello", frozen=True):
     #: `boot` of the former process of this agent, which surely has ended; b"": not known. None: an
     #: agent that does not say.
     after: Nonce | None = None
+    age_us: Micros = 0  # of a node's job; 0: not a node, or one that does not say
 
 
 class Inventory(Stored, tag="inventory", frozen=True):

@@ -45,16 +45,18 @@ def double(x: int) -> int:
 class Load(threading.Thread):
     """Sends batches until `over` is set, and finishes the last one."""
 
-    def __init__(self, servers: list[System], function: str, endpoint: str, rng: random.Random) -> None:
+    def __init__(
+        self, servers: list[System], function: str, endpoint: str, rng: random.Random, pause_s: float = PAUSE_S
+    ) -> None:
         super().__init__(name=f"load {endpoint}")
         self.servers, self.function, self.endpoint, self.rng = servers, function, endpoint, rng
-        self.over = threading.Event()
+        self.over, self._pause_s = threading.Event(), pause_s
         self.expected: dict[str, int] = {}  # task id -> value
         self.tries = 0
 
     def run(self) -> None:
         n = 0
-        while not self.over.wait(PAUSE_S):
+        while not self.over.wait(self._pause_s):
             numbers = range(n, n + BATCH)
             first = int(self._accepted({
                 "function": self.function, "endpoint": self.endpoint, "key": new_uuid7().hex(), "retry": RETRY,

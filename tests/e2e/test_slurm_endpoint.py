@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,32 @@ def test_a_killed_agent_adopts_its_blocks_and_no_task_runs_twice(endpoint: Slurm
     assert len(workers) <= 2
     endpoint.stop()
     assert not endpoint.slurm.active_jobs()
+
+
+def test_a_job_that_began_while_the_agent_was_away_is_as_old_as_it_is(endpoint: SlurmEndpoint) -> None:
+    slurm = endpoint.slurm
+    script = endpoint.folder / "script"  # it has begun
+    yaml = YAML.replace("cores_per_node: 2", f'cores_per_node: 2, worker_init: "touch {script}"')
+    (endpoint.folder / "endpoint.yaml").write_text(yaml.replace("max: 2", "max: 1").replace("idle: 2s", "idle: 10m"))
+    others = [slurm.run("sbatch", "--parsable", "--exclusive", "--wrap", "sleep 1000").strip() for _ in slurm.nodes]
+    for other in others:
+        slurm.wait_job(other, "RUNNING")
+    agent = endpoint.start()
+    with endpoint.system.client() as client:
+        task = client.submit(double, 1, endpoint="hpc")
+        client.flush()
+        endpoint.await_blocks("pending")
+        agent.kill()
+        agent.wait()
+
+        slurm.cancel(*others)
+        endpoint.system.await_true(script.exists, "the job's script has begun", SLOW_S)
+        time.sleep(3.0)  # it gets older
+        endpoint.start()
+        assert task.result(SLOW_S) == 2
+
+    (running,) = endpoint.await_blocks("running")
+    assert datetime.fromisoformat(running["since"]).timestamp() < script.stat().st_mtime + 2
 
 
 def test_why_a_task_waits_is_told_and_a_waiting_job_does_not_outlive_the_agent(endpoint: SlurmEndpoint) -> None:

@@ -69,6 +69,25 @@ def test_stop_with_cancel_ends_tasks_and_jobs(system: System, slurm: Cluster, tm
         assert not slurm.active_jobs()
 
 
+def test_an_agent_that_no_server_has_welcomed_touches_no_block(system: System, slurm: Cluster) -> None:
+    """It may be a second agent of this endpoint, and the blocks the first one's."""
+    endpoint = SlurmEndpoint(system, slurm, YAML.replace("max: 2", "min: 1, max: 1"))
+    system.down()
+    agent = system.start("endpoint", "start", *endpoint.place)
+    try:
+        told = "no server has welcomed this agent yet"
+        system.await_true(lambda: told in endpoint.status()["scaling"], "the status says why it does nothing")
+        assert not endpoint.jobs()
+
+        system.up("--no-endpoint")
+        endpoint.await_blocks("running")
+        assert len(endpoint.jobs()) == 1
+    finally:
+        endpoint.stop()
+        agent.communicate(timeout=60)
+    assert not slurm.active_jobs()
+
+
 def test_a_second_agent_that_is_fenced_leaves_the_firsts_jobs_alone(
     system: System, slurm: Cluster, tmp_path: Path
 ) -> None:

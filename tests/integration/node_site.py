@@ -28,6 +28,8 @@ from oncue.protocol.records import VERSION, Call, TaskRecord
 from oncue.text.log_lines import log_to
 from tests.integration.test_agent import ENDPOINT, Bridge
 
+DIE_AT_RUN = "die-at-run"  # a file
+
 
 def run(folder: Path) -> None:
     """Run the agent's process until a signal."""
@@ -37,6 +39,9 @@ def run(folder: Path) -> None:
 
     def check(_at: int) -> None:
         nonlocal done
+        if (folder / DIE_AT_RUN).exists():
+            (folder / DIE_AT_RUN).unlink()
+            pools.run = die  # type: ignore[method-assign]
         path = folder / "commands"
         lines = path.read_text().splitlines() if path.exists() else []
         for line in lines[done:]:
@@ -54,6 +59,11 @@ def run(folder: Path) -> None:
     loop.flush(2.0)
     pools.close(0)
     logging.getLogger("oncue.agent").info("stopped")
+
+
+def die(*_chunk: object) -> None:
+    """End at once, with the tasks in the journal as started, and not sent."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class BlobBridge(Bridge):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +18,16 @@ import zmq
 from oncue import curve
 from oncue.endpoint.nodes.addresses import read_addresses
 from oncue.endpoint.nodes.launch import ADDRESS_FILE
+from oncue.endpoint.nodes.node_folder import cleanup_command
+from oncue.endpoint.providers.job_files import JobFiles
+from oncue.endpoint.providers.job_script import LaunchOptions, write_script
+from oncue.endpoint.providers.jobs import JobRequest
 from oncue.functions import pack_function
 from oncue.protocol import bridge as wire
 from oncue.protocol.codec import decode
 from oncue.protocol.payload import REF, Ref, pack_args, pack_ref, ref_of, unpack
 from oncue.protocol.records import CANCELLED, LOST, OK, Failure
-from tests.integration.node_site import NodeSite
+from tests.integration.node_site import DIE_AT_RUN, NodeSite
 from tests.integration.test_agent import by_id
 
 
@@ -139,6 +145,40 @@ def test_workers_do_not_outlive_a_killed_node(site: NodeSite) -> None:
     assert psutil.wait_procs(workers, timeout=30)[1] == []
 
 
+def test_the_next_node_removes_what_a_killed_one_has_left(site: NodeSite) -> None:
+    scratch = site.folder / "scratch"
+    site.start_agent()
+    node = site.start_node("b1")
+    site.start_node("b2")
+    (of_killed,) = scratch.glob("oncue-node-b1-*")
+    (alive,) = scratch.glob("oncue-node-b2-*")
+    (scratch / "oncue-node-b1-elsewhere-x").mkdir()  # another host's, on a shared disk
+    (scratch / "oncue-node-b1-elsewhere-x" / "lock").touch()
+    node.kill()
+    node.wait()
+    assert of_killed.exists()
+
+    site.start_node("b2")
+
+    assert not of_killed.exists()
+    assert alive.exists()
+    assert len([*scratch.iterdir()]) == 3, "with that of another host"
+
+
+def test_the_script_of_a_job_removes_what_its_killed_node_has_left(tmp_path: Path) -> None:
+    (tmp_path / "my tmp").mkdir()
+    files = JobFiles(tmp_path / "jobs")
+    node = "import os; from oncue.endpoint.nodes.node_folder import node_folder as f; f(None, 'ab12').__enter__()"
+    command = shlex.join([sys.executable, "-c", f"{node}; os.kill(os.getpid(), 9)"])
+    request = JobRequest("oncue-ab12-1", command, cleanup=cleanup_command("ab12"))
+    script = write_script(files, request, [], LaunchOptions())
+
+    done = subprocess.run(["bash", script], env=os.environ | {"TMPDIR": str(tmp_path / "my tmp")}, check=False)
+
+    assert done.returncode == 137
+    assert not [*(tmp_path / "my tmp").iterdir()]
+
+
 def test_a_restarted_agent_takes_over_what_its_nodes_run(site: NodeSite, notes: Path) -> None:
     agent = site.start_agent()
     site.start_node("b1", 2)
@@ -156,6 +196,45 @@ def test_a_restarted_agent_takes_over_what_its_nodes_run(site: NodeSite, notes: 
 
     assert {n: e.status for n, e in by_id(site.bridge.ended).items()} == {1: OK, 2: OK, 3: OK}
     assert sorted(begun(notes)) == [1, 2]
+
+
+def kill_with_tasks_on_their_way(site: NodeSite, agent: subprocess.Popen[bytes], count: int) -> None:
+    """Dispatch tasks, and kill the agent when its journal says that they have started."""
+    (site.folder / DIE_AT_RUN).touch()
+    site.bridge.dispatch("double", {n: (n,) for n in range(1, count + 1)})
+    site.bridge.until(lambda: agent.poll() is not None)
+
+
+def test_tasks_that_were_on_their_way_when_the_agent_was_killed_run_uncharged(site: NodeSite) -> None:
+    agent = site.start_agent()
+    site.start_node("b1")
+    late = site.start_node("b2")
+    kill_with_tasks_on_their_way(site, agent, 8)
+    late.send_signal(signal.SIGSTOP)  # it comes back later
+
+    site.start_agent()
+    late.send_signal(signal.SIGCONT)
+    site.bridge.until(lambda: len(site.bridge.ended) == 8)
+
+    assert {n: (e.status, e.attempt) for n, e in by_id(site.bridge.ended).items()} == dict.fromkeys(
+        range(1, 9), (OK, 1)
+    )
+
+
+def test_tasks_on_their_way_are_lost_if_a_node_that_may_run_them_is_gone(site: NodeSite) -> None:
+    agent = site.start_agent()
+    node = site.start_node("b1")
+    site.start_node("b2")
+    kill_with_tasks_on_their_way(site, agent, 1)
+    node.kill()
+    node.wait()
+
+    site.start_agent()
+    site.command("end_block b1 NODE_FAIL")
+    site.bridge.until(lambda: len(site.bridge.ended) == 1)
+
+    assert site.bridge.ended[0].status == LOST
+    assert "a node that may have run it was gone" in decode(Failure, site.bridge.ended[0].value).message
 
 
 def test_a_cancel_reaches_the_node(site: NodeSite, notes: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from oncue.endpoint.agent.known_nodes import NodeKey
 from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.endpoint.nodes.node_session import NodePhase
 from oncue.protocol import bridge
@@ -75,6 +76,28 @@ class TakesRecallsForCancels(NodePool):
             super()._requeue(tasks)
 
 
+class BelievesTheFirstWord(NodePool):
+    """Takes a node for one that has named all that it holds, as soon as it has dialled."""
+
+    def _on_hello(self, hello: bridge.Hello) -> None:
+        self._site.told(self.key)
+        super()._on_hello(hello)
+
+
+class NeverBelieves(NodePool):
+    """Does not note that a node has named all that it holds."""
+
+    def _welcome(self) -> None:
+        class Deaf:
+            content, sizer, claim = self._site.content, self._site.sizer, self._site.claim
+
+            def told(self, key: NodeKey) -> None: ...
+
+        site, self._site = self._site, Deaf()
+        super()._welcome()
+        self._site = site
+
+
 @pytest.mark.parametrize(
     ("mutant", "crashes"),
     [
@@ -84,6 +107,8 @@ class TakesRecallsForCancels(NodePool):
         (ForgetsWhatDidNotArrive, 0.0),
         (ClaimsNothing, 0.0),
         (TakesRecallsForCancels, 0.0),
+        (BelievesTheFirstWord, 0.02),
+        (NeverBelieves, 0.02),
     ],
 )
 def test_bugs_are_found(mutant: type[NodePool], crashes: float) -> None:

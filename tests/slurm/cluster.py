@@ -55,7 +55,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 ReturnToService=2
 MinJobAge={remember_s}
-KillWait=1
+KillWait={kill_wait_s}
 SlurmdTimeout=6
 SlurmctldTimeout=6
 InactiveLimit=0
@@ -73,13 +73,16 @@ class Cluster:
     """Nodes n1, n2 ... of one controller.
 
     `remember_s`: how long the controller lists a job that has ended, at least; 2 is its minimum.
+    `kill_wait_s`: between SIGTERM and SIGKILL, at the end of a job's time; sites have 30.
     """
 
-    def __init__(self, folder: Path, *, nodes: int = 2, cores: int = 4, remember_s: int = 60) -> None:
+    def __init__(
+        self, folder: Path, *, nodes: int = 2, cores: int = 4, remember_s: int = 60, kill_wait_s: int = 1
+    ) -> None:
         programs.check()
         self.folder = folder
         self.nodes = [f"n{i + 1}" for i in range(nodes)]
-        self._cores, self._remember_s = cores, remember_s
+        self._cores, self._remember_s, self._kill_wait_s = cores, remember_s, kill_wait_s
         #: Faults of the commands that `environ` finds.
         self.faults = CommandFaults(folder / "wrappers", f"{os.environ['PATH']}:/usr/bin")
         self.config = folder / "slurm.conf"
@@ -139,6 +142,7 @@ class Cluster:
             controller_port=free_port(),
             first_port=ports[0],
             remember_s=self._remember_s,
+            kill_wait_s=self._kill_wait_s,
             nodes="\n".join(nodes),
         )
         self.config.write_text(text)
@@ -222,14 +226,22 @@ class Cluster:
         """Kill a node's slurmd, its steps and its jobs, at once. The controller notices in 15 s."""
         self._slurmds[name].kill()
 
+    def boot_node(self, name: str) -> None:
+        """Start a killed node again. Slurm uses it as soon as it has registered."""
+        self._slurmds[name].start()
+
     def start_node(self, name: str) -> None:
         """Start a killed node again, and wait until it is idle."""
-        self._slurmds[name].start()
+        self.boot_node(name)
         self.wait_idle(name)
 
     def node_processes(self, name: str) -> set[int]:
         """Return the processes on a node: slurmd, steps, and all that jobs started."""
         return self._slurmds[name].descendants()
+
+    def kill_controller(self) -> None:
+        """Kill slurmctld with what it has not saved. Jobs go on running."""
+        self._controller.kill()
 
     def stop_controller(self) -> None:
         """End slurmctld, which saves its state. Jobs go on running."""

@@ -44,6 +44,7 @@ class AgentIdentity(msgspec.Struct, frozen=True):
     pid: int
     boot: bytes  # 8 random bytes a start
     after: bytes = b""  # of the former process, if it surely has ended
+    began_us: int = 0  # of a node: the start of its job
 
 
 class Agent(HeldTasks):
@@ -220,7 +221,7 @@ class Agent(HeldTasks):
         self.now_us = max(self.now_us, now_us)
         self._tick_session()
         self._expire()
-        self._expire_unclaimed()
+        self._settle_unclaimed()
         self._assign(0 if self.draining else room, chunk_size)
         rewrite = self.now_us >= self._rewrite_us and self._journal.wants_rewrite(self.live_bytes)
         # If nothing runs, no further result can join the frame: send it at once.
@@ -307,6 +308,7 @@ class Agent(HeldTasks):
             bridge.Hello(
                 bridge.PROTOCOL, i.version, i.python, i.host, i.pid, i.boot, self._journal.identity, self.workers,
                 len(held), self.session.epoch, self.now_us, i.after,
+                max(1, self.now_us - i.began_us) if i.began_us else 0,
             )
         )  # fmt: skip
         for at in range(0, len(held), INVENTORY_TASKS):

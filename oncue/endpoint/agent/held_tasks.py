@@ -18,6 +18,7 @@ from oncue.endpoint.agent.blob_arguments import BlobArguments
 from oncue.endpoint.agent.effects import CancelRunning, Effect, LogLine, RunTasks
 from oncue.endpoint.agent.fetcher import BlobCache, ContentFetcher, Download
 from oncue.endpoint.agent.function_cache import FunctionCache
+from oncue.endpoint.agent.known_nodes import KnownNodes
 from oncue.endpoint.agent.outbox import Outbox
 from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, AttemptGroup, TaskQueue
@@ -56,6 +57,8 @@ class HeldTasks:
         self.functions = FunctionCache(cache)
         self._arguments = BlobArguments(cache)
         self._unclaimed = UnclaimedTasks(now_us + CLAIM_US)
+        found = journal.recovered
+        self.nodes = KnownNodes(journal, found.nodes, complete=found.nodes_complete, adopts=adopts)
         self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
         self._recalled: set[bytes] = set()  # tasks at workers that are to be given back
         self._given_back: set[bytes] = set()  # tasks whose results may say so
@@ -294,9 +297,18 @@ class HeldTasks:
             self.running -= len(tasks)
             self._end(group, tasks, LOST, failure)
 
-    def _expire_unclaimed(self) -> None:
-        if self._unclaimed and self.now_us > self._unclaimed.until_us:
-            self.lose_unclaimed(f"no node that runs it came back in {CLAIM_US / 1e6:g} s")
+    def _settle_unclaimed(self) -> None:
+        """Decide on started tasks that no node has claimed, once that can be done."""
+        if self._unclaimed:
+            if self.now_us > self._unclaimed.until_us:
+                self.lose_unclaimed(f"no node that runs it came back in {CLAIM_US / 1e6:g} s")
+            elif self.nodes.awaited or not self.nodes.complete:
+                return
+            elif self.nodes.missed:
+                self.lose_unclaimed("a node that may have run it was gone")
+            else:  # they did not reach a node
+                self.requeue([t for _, tasks in self._unclaimed.drain() for t in tasks])
+        self.nodes.settle()
 
     # ------------------------------------------------------------ cancel and ends without a worker
 
@@ -400,6 +412,9 @@ class HeldTasks:
         waiting |= self._arguments.waiting()
         held, records = self.queue.held, [journal.pack(journal.EPOCH, epoch.to_bytes(8, "big"))]
         records += self.other_records()
+        records += [journal.pack_node(key, known=True) for key in self.nodes.known()]
+        if self.nodes.complete:
+            records.append(journal.pack_node(journal.NO_NODE, known=True))
         for g in self.queue.groups():
             tasks = [t for t in g.tasks if held.get(t.id) is g]
             records.append(journal.pack(journal.RECEIVED, encode((g.call_raw, g.attempt, g.accepted_us, tasks))))

@@ -2,7 +2,7 @@
 
     received ──► started ──► ended (seq) ──► acked          requeued: undoes started
                      └─────► uploading (a large result) ──► ended (seq)
-    block, block history: the newest of each counts
+    block, block history, node: the newest of each counts
 
 A record is MARK, kind, length, CRC-32 of kind and content, content. The records of a turn are
 written at once, before its effects leave the process. There is no fsync: the page cache survives
@@ -26,6 +26,7 @@ import msgspec
 
 from oncue.disk.durable_files import sync_folder
 from oncue.disk.space import NO_SPACE
+from oncue.endpoint.agent.known_nodes import NodeKey
 from oncue.endpoint.block_records import BlockHistory, BlockRecord
 from oncue.errors import Undecodable
 from oncue.protocol.codec import decode, encode
@@ -33,7 +34,8 @@ from oncue.protocol.records import Ended, Stored, TaskRecord
 
 HEAD = Struct(">2sBII")
 MARK = b"\xc9\x0c"
-IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH, BLOCK, BLOCK_HISTORY = range(1, 11)
+IDENTITY, RECEIVED, STARTED, REQUEUED, ENDED, UPLOADING, ACKED, EPOCH, BLOCK, BLOCK_HISTORY, NODE = range(1, 12)
+NO_NODE: NodeKey = ("", b"")
 ID_BYTES = 16
 REWRITE_BYTES = 32 << 20  # a smaller file is not worth writing anew,
 LEAST_REWRITE_BYTES = 64 << 10  # unless the disk is full
@@ -74,6 +76,17 @@ class SpoolAcked(Stored, frozen=True):
     """Record of results that are durable at the server, up to `seq`."""
 
     seq: int
+
+
+class NodeNoted(Stored, frozen=True):
+    """Record of a node that may get tasks, or does no more.
+
+    Without a block: from here on the journal knows all such nodes, or not.
+    """
+
+    block: str
+    boot: bytes
+    known: bool
 
 
 class JournalFile(Protocol):
@@ -180,6 +193,8 @@ class Recovered(msgspec.Struct):
     epoch: int = 0  # the highest obeyed
     blocks: dict[str, BlockRecord] = {}
     block_history: BlockHistory = BlockHistory()
+    nodes: dict[NodeKey, None] = {}
+    nodes_complete: bool = False  # `nodes` has all nodes that may have started tasks
     problems: list[str] = []
 
 
@@ -234,6 +249,12 @@ class Journal:
 
     def block_history(self, history: BlockHistory) -> None:
         self._pending += pack(BLOCK_HISTORY, encode(history))
+
+    def node(self, key: NodeKey, *, known: bool) -> None:
+        self._pending += pack_node(key, known=known)
+
+    def nodes_complete(self, complete: bool) -> None:
+        self._pending += pack_node(NO_NODE, known=complete)
 
     @property
     def unwritten(self) -> int:
@@ -298,6 +319,10 @@ def _text(e: OSError) -> str:
 def pack(kind: int, content: bytes) -> bytes:
     """Return a record as bytes."""
     return HEAD.pack(MARK, kind, len(content), zlib.crc32(content, kind)) + content
+
+
+def pack_node(key: NodeKey, *, known: bool) -> bytes:
+    return pack(NODE, encode((*key, known)))
 
 
 def scan(data: bytes) -> tuple[list[tuple[int, memoryview]], int, list[str]]:
@@ -386,6 +411,16 @@ class _Fold:
             self.out.blocks[block.id] = block
         elif kind == BLOCK_HISTORY:
             self.out.block_history = decode(BlockHistory, content)
+        elif kind == NODE:
+            self._noted(decode(NodeNoted, content))
+
+    def _noted(self, node: NodeNoted) -> None:
+        if not node.block:
+            self.out.nodes_complete = node.known
+        elif node.known:
+            self.out.nodes[node.block, node.boot] = None
+        else:
+            self.out.nodes.pop((node.block, node.boot), None)
 
     def _ended(self, kind: int, frame: AttemptsEnded) -> None:
         frame = msgspec.structs.replace(frame, body=msgspec.Raw(bytes(frame.body)))

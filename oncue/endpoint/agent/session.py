@@ -43,6 +43,7 @@ class AgentSession:
         self.number = 0  # of the session, higher each time, also than those of earlier processes
         self.expect = 0  # number of the bridge's next message
         self.failures = 0  # failed dials in a row
+        self.welcomed = False  # once, by a server, since the process began
         self._redirects = 0  # in a row
         self._next = 0
         self._received_us = self._sent_us = now_us
@@ -69,6 +70,7 @@ class AgentSession:
 
     def on_welcome(self) -> None:
         self.phase, self.failures, self._redirects = SessionPhase.CONNECTED, 0, 0
+        self.welcomed = True
 
     def number_message(self, message: bridge.FromAgent, body: bytes, now_us: int) -> SendMessage:
         """Return the message with the session's next number."""

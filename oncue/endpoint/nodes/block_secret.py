@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from oncue.processes.secrecy import agent_environment
 
 SECRET = "ONCUE_NODE_SECRET"  # variable of a job's script: the secret key of its block
+BEGAN = "ONCUE_JOB_BEGAN"  # another one: unix time at which the script began
 KEY_FD = "--key-fd"  # argument of the node's process: the pipe in which the key waits
+JOB_BEGAN = "--job-began"
 
 
 def hide_secret(environ: Mapping[str, str]) -> None:
@@ -25,4 +27,5 @@ def hide_secret(environ: Mapping[str, str]) -> None:
     os.close(write)
     os.set_inheritable(read, True)
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], KEY_FD, str(read)], agent_environment(environ))
+    words = [*sys.orig_argv[1:], KEY_FD, str(read), f"{JOB_BEGAN}={environ.get(BEGAN) or 0}"]
+    os.execve(sys.executable, [sys.executable, *words], agent_environment(environ))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import shutil
 import sys
-import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import zmq
 
 from oncue import curve
 from oncue.disk.private_files import make_files_private
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.nodes.addresses import AddressCycle
-from oncue.endpoint.nodes.block_secret import KEY_FD, SECRET
+from oncue.endpoint.nodes.block_secret import JOB_BEGAN, KEY_FD, SECRET
+from oncue.endpoint.nodes.node_folder import node_folder
 from oncue.endpoint.nodes.process import NodeOptions, NodeProcess
 from oncue.endpoint.options.apply import resources_here, worker_count
 from oncue.endpoint.options.options import WorkerOptions
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--grace-s", type=float, default=1.0, help="for running tasks, after SIGTERM")
     found.add_argument("--away-s", type=float, default=1_800.0, help="without an agent, until an idle node exits")
     found.add_argument(KEY_FD, type=int, default=-1, help=argparse.SUPPRESS)
+    found.add_argument(JOB_BEGAN, type=float, default=0.0, help="unix time of the job's start")
     return found
 
 
@@ -69,14 +71,19 @@ def run_node(argv: list[str] | None = None) -> int:
     log_to()
     make_files_private()
     hide_from_tasks()
-    folder = Path(tempfile.mkdtemp(prefix="oncue-node-", dir=given.folder))
     try:
-        return _run(given, folder)
+        with node_folder(given.folder, given.block) as folder:
+            return _run(given, folder)
     except (OncueError, OSError) as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)  # noqa: T201
         return e.exit_code if isinstance(e, OncueError) else 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def job_age_s(began_s: float) -> float:
+    """Return the age of this node's job, at least of this process."""
+    now_s = time.time()
+    mine_s = float(psutil.Process().create_time())
+    return max(now_s - mine_s, now_s - began_s if began_s > 0 else 0.0)
 
 
 def _run(given: argparse.Namespace, folder: Path) -> int:
@@ -87,7 +94,7 @@ def _run(given: argparse.Namespace, folder: Path) -> int:
     )
     workers = given.workers or worker_count(needs, resources_here())
     process = NodeProcess(
-        NodeOptions(given.block, workers, folder, given.grace_s, given.away_s),
+        NodeOptions(given.block, workers, folder, given.grace_s, given.away_s, job_age_s(given.job_began)),
         keys,
         AddressCycle(given.agent, given.agent_key, given.address_file),
         adopts=adopt_orphans(),

@@ -67,7 +67,9 @@ def open_nodes(folder: Path, agent: Agent, network: NetworkOptions) -> tuple[Poo
         addresses = tuple(curve.address(host, listener.port) for host in hosts(network))
         found = AgentAddresses(addresses, keys.public.decode())
         write_addresses(file, found)
-        pools = PoolSet(listener, DiskContent(agent.functions.get, folder / "blobs"), agent.claim, now_us())
+        pools = PoolSet(
+            listener, DiskContent(agent.functions.get, folder / "blobs"), agent.claim, agent.nodes, now_us()
+        )
     except BaseException:
         listener.close()
         raise

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from oncue.endpoint.agent.known_nodes import NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.node_session import NodePhase, NodeSession
@@ -49,6 +50,10 @@ class Site(Protocol):
         """Return those (id, attempt) that the agent gave to a node before its restart."""
         ...
 
+    def told(self, key: NodeKey) -> None:
+        """Note that a node has named all that it holds."""
+        ...
+
 
 class NodeFacts(msgspec.Struct):
     """Facts of a node, from its Hello and its reports."""
@@ -59,13 +64,15 @@ class NodeFacts(msgspec.Struct):
     python: str = ""
     load: float = 0.0
     memory_bytes: int = 0
+    began_us: int = 0  # its job, by the agent's clock; 0: not known
 
 
 class NodePool:
     """One node's process: its `key` is (block, boot)."""
 
     def __init__(self, block: str, hello: bridge.Hello, site: Site, epoch: int, now_us: int) -> None:
-        self.block, self.key, self.name = block, (block, hello.boot), f"{block}/{hello.boot.hex()}"
+        self.block, self.name = block, f"{block}/{hello.boot.hex()}"
+        self.key: NodeKey = (block, hello.boot)
         self.facts = NodeFacts(hello.host, hello.pid, hello.agent_version, hello.python)
         self.job = ""  # of the block, for people
         self.size = hello.workers
@@ -138,6 +145,8 @@ class NodePool:
     def _on_hello(self, hello: bridge.Hello) -> None:
         self._closed_us = 0
         self.size = hello.workers
+        if hello.age_us:
+            self.facts.began_us = self.now_us - hello.age_us
         self._inventory, self._expected = {}, hello.held
         self._sent = self._granted = 0
         self._site.content.abort(self.name)
@@ -164,6 +173,7 @@ class NodePool:
                     claimed.function, claimed.attempt, claimed.tasks, len(claimed.tasks), self.now_us, short, begun=True
                 )
             )
+        self._site.told(self.key)
         self.session.phase = NodePhase.READY
         self._send(bridge.Welcome(self.session.epoch, "agent", "", self._acked, (), self.now_us, True))
         self._strangers = {i for i in named if i not in tasks.held}

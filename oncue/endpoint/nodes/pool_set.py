@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Set
 import msgspec
 
 from oncue.clocks.process import now_us
+from oncue.endpoint.agent.known_nodes import KnownNodes, NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.durations import Durations
 from oncue.endpoint.nodes.content import NodeContent
@@ -58,13 +59,14 @@ class NodeInfo(msgspec.Struct, frozen=True):
     joined_us: int
     load: float
     memory_bytes: int
+    began_us: int  # its job; 0: not known
 
 
 class PoolSet:
     """Pools of nodes, as their blocks come and go.
 
-    `claim` returns the tasks that the agent gave to a node before its restart. `epoch` must be
-    higher than those of earlier processes of this agent.
+    `claim` returns the tasks that the agent gave to a node before its restart. `known` records
+    nodes. `epoch` must be higher than those of earlier processes of this agent.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class PoolSet:
         link: NodeLink,
         content: NodeContent,
         claim: Callable[[Iterable[tuple[bytes, int]]], list[ClaimedTasks]],
+        known: KnownNodes,
         epoch: int,
         clock: Callable[[], int] = now_us,
         pool_class: type[NodePool] = NodePool,
@@ -81,9 +84,11 @@ class PoolSet:
         self._link, self._epoch = link, epoch
         self._next_tick_us = 0
         self.now_us = 0
-        self._pools: dict[tuple[str, bytes], NodePool] = {}  # by (block, boot)
-        self._by_route: dict[tuple[str, bytes], tuple[str, bytes]] = {}  # (block, route) -> (block, boot)
-        self._routes: dict[tuple[str, bytes], bytes] = {}
+        self._known, self.told = known, known.told
+        self._pools: dict[NodeKey, NodePool] = {}
+        self._by_route: dict[tuple[str, bytes], NodeKey] = {}  # by (block, route)
+        self._routes: dict[NodeKey, bytes] = {}
+        self._left: list[NodeKey] = []  # the journal lacks ends of their tasks
         self._keys: dict[str, bytes] = {}  # public ones, by block
         self._jobs: dict[str, str] = {}
         self._draining: set[str] = set()  # blocks
@@ -125,7 +130,7 @@ class PoolSet:
             return self._on_odd(block, route, e.message)
         self._changed(pool)
 
-    def _on_hello(self, block: str, route: bytes, hello: bridge.Hello) -> tuple[str, bytes]:
+    def _on_hello(self, block: str, route: bytes, hello: bridge.Hello) -> NodeKey:
         key = (block, hello.boot)
         if hello.protocol != bridge.PROTOCOL:
             why = f"the agent speaks protocol {bridge.PROTOCOL}, the node {hello.protocol}: install the same oncue"
@@ -134,6 +139,7 @@ class PoolSet:
         if key not in self._pools and len(self._pools) < MOST_NODES:
             pool = self._pools[key] = self._pool_class(block, hello, self, self._epoch, self.now_us)
             pool.job, pool.draining = self._jobs.get(block, ""), block in self._draining
+            self._known.join(key)
         if (former := self._routes.get(key)) is not None:
             self._by_route.pop((block, former), None)
         self._routes[key] = route
@@ -279,7 +285,9 @@ class PoolSet:
                 events.requeue += found.requeue
                 events.started += found.started
                 events.output += found.output
-                if not pool.gone:
+                if pool.gone:
+                    self._left.append(pool.key)
+                else:
                     self._unacked[name] = pool
         return events
 
@@ -295,6 +303,11 @@ class PoolSet:
             for pool in unacked.values():
                 pool.acknowledge()
                 self._send(pool)
+        if self._left:
+            left, self._left = self._left, []
+            for key in left:
+                if key not in self._pools:  # else it has come back
+                    self._known.leave(key)
 
     @property
     def next_wake_us(self) -> int | None:
@@ -369,6 +382,7 @@ class PoolSet:
         for pool in self._of(block):
             pool.lose(why)
             self._changed(pool)
+        self._known.end_block(block)
         if (key := self._keys.pop(block, None)) is not None:
             self._link.forbid(block, key)
         self._jobs.pop(block, None)
@@ -388,6 +402,7 @@ class PoolSet:
             NodeInfo(
                 p.block, p.facts.host, p.facts.pid, p.session.phase.value, p.size, p.ready, p.busy, len(p.tasks.held),
                 p.tasks.long + p.tasks.short, p.trouble, p.joined_us, p.facts.load, p.facts.memory_bytes,
+                p.facts.began_us,
             )
             for p in self._pools.values()
         ]  # fmt: skip

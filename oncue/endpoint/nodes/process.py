@@ -51,6 +51,7 @@ class NodeOptions(msgspec.Struct, frozen=True):
     folder: Path  # of this process alone
     grace_s: float = 1.0
     away_s: float = 1_800.0  # without an agent, and without a task that runs, until it exits
+    job_age_s: float = 0.0
 
 
 class VoidFile:
@@ -91,6 +92,7 @@ class NodeProcess:
             socket.gethostname(),
             os.getpid(),
             os.urandom(8),
+            began_us=now_us() - int(options.job_age_s * 1e6),
         )
         cache = DiskCache(folder / "functions", folder / "blobs")
         journal = Journal(VoidFile(), identity.boot)

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from oncue.endpoint.nodes.block_secret import BEGAN
 from oncue.endpoint.options.providers import Launcher
 from oncue.endpoint.providers.job_files import JobFiles
 from oncue.endpoint.providers.jobs import JobRequest, SubmissionRefused
 from oncue.endpoint.providers.launchers import ONE_NODE, launched, needs_script
 
-_BODY = """{variables}
+_BODY = """export {began}=$(date +%s)
+{variables}
 {worker_init}
 
 child= told=
@@ -32,6 +34,7 @@ if [ "$code" -gt 128 ]; then # of a signal that interrupted wait, or of the laun
   wait "$child"; last=$?
   case "$last" in -*|127) ;; *) code=$last ;; esac # it is known already
 fi
+{cleanup}
 {{ echo "$code" >{exit}.new && mv -f {exit}.new {exit}; }} 2>/dev/null
 exit "$code"
 """
@@ -85,6 +88,8 @@ def script_body(
         variables=_exports(dict(variables or {}) | dict(request.environment)),
         worker_init=options.worker_init,
         launched=launched(options.launcher, request.command, node_script, request.nodes, options.launcher_options),
+        began=BEGAN,
+        cleanup=request.cleanup,
         exit=shlex.quote(str(files.path(request.mark, ".exit"))),
     )
 

@@ -93,6 +93,7 @@ class JobRequest(msgspec.Struct, frozen=True):
     cores: int = 0  # a node; 0 leaves it to the scheduler
     memory: int = 0  # bytes a node
     gpus: int = 0  # a node
+    cleanup: str = ""  # for a shell; the script runs it on its node when the command has ended
 
 
 class JobStatus(msgspec.Struct, frozen=True):

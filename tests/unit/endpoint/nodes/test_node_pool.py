@@ -60,6 +60,8 @@ class FakeSite:
         ids = {i for i, _ in held}
         return [c for c in self.before if ids & {t.id for t in c.tasks}]
 
+    def told(self, key: tuple[str, bytes]) -> None: ...
+
 
 class Node:
     """A NodePool, and the node's end of the connection."""
