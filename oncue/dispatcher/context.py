@@ -15,7 +15,7 @@ from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.dispatcher.blob_quota import NAME as BLOB_OWNERS
 from oncue.dispatcher.blob_quota import BlobQuota
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.errors import DiskFull, NotReady

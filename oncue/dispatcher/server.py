@@ -33,7 +33,7 @@ from oncue.dispatcher.context import ServerContext, new_server_id
 from oncue.dispatcher.folder import DataFolder
 from oncue.dispatcher.housekeeper import Housekeeper
 from oncue.dispatcher.http.backend import Backend
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.services.admin_token import accept_given_token
 from oncue.dispatcher.services.blobs import BlobService
@@ -234,7 +234,7 @@ class Server:
             events,
             DeadLetterService(context),
             self.tokens,
-            StatusService(context, bridge, ownership, deployed, triggers, stateful),
+            StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage),
             context.wait_for,
             self.sync_registry,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oncue.endpoint.options.apply import NodeResources, resources_here, worker_count
 from oncue.endpoint.options.options import EndpointOptions
-from oncue.endpoint.scaling import ScalingLimits
+from oncue.endpoint.scaling import WEEK_S, ScalingLimits
 
 PLENTY = 1 << 62
 MOST_WORKERS = 200_000  # an agent may hold a million tasks
@@ -23,7 +23,7 @@ def scaling_limits(options: EndpointOptions) -> ScalingLimits:
         walltime_s=blocks.walltime_ms / 1000,
         idle_s=blocks.idle_ms / 1000,
         node_hours=hours.amount if hours is not None else 0.0,
-        node_hours_per_s=hours.per_ms / 1000 if hours is not None else 0.0,
+        node_hours_per_s=hours.per_ms / 1000 if hours is not None else WEEK_S,
         pending=limits.pending_blocks,
         submits=int(submits.amount),
         submits_per_s=submits.per_ms / 1000,

@@ -14,7 +14,8 @@ import msgspec
 
 from oncue.endpoint.providers.jobs import JobEnding
 from oncue.protocol.codec import build_decoders
-from oncue.protocol.records import BlockReport, Stored
+from oncue.protocol.records import Stored
+from oncue.protocol.reports import BlockReport
 
 STDERR_CHARS = 2_000  # of a job's own last words, kept with its block
 
@@ -69,10 +70,11 @@ class BlockHistory(Stored, frozen=True):
     refused_us: int = 0
     refused: str = ""
     final: bool = False  # the scheduler refused the job itself; it was not merely away
+    submits_failed: int = 0  # in the endpoint's life
 
 
 class BlocksUsage(msgspec.Struct, frozen=True):
-    """Facts about blocks that the server is told. See records.Usage."""
+    """Facts about blocks that the server is told. See reports.Usage."""
 
     scheduler: str
     workers: int
@@ -80,6 +82,14 @@ class BlocksUsage(msgspec.Struct, frozen=True):
     trouble: str
     node_hours: float
     blocks: tuple[BlockReport, ...]
+    cores: int
+    machine_bytes: int
+    used_bytes: int
+    nodes: int
+    node_hours_limit: float
+    node_hours_period_s: int
+    breaker: str
+    submits_failed: int
 
 
 def mark_of(endpoint: str, block: str) -> str:

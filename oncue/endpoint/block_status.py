@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words, ended_well
 from oncue.endpoint.blocks import WAITING, BlockTable
 from oncue.endpoint.breaker import is_open
+from oncue.endpoint.nodes.pool_set import NodeInfo
 from oncue.endpoint.scaling import spent_node_s
-from oncue.protocol.records import MOST_BLOCKS, BlockReport
+from oncue.protocol.reports import MOST_BLOCKS, BlockReport
 
 SHOWN_ENDED = 5  # the newest
 WHY_CHARS = 900
@@ -17,8 +20,12 @@ WHY_CHARS = 900
 
 def block_rows(table: BlockTable) -> list[dict[str, Any]]:
     """Return a row of each block: those that live, then the newest that ended."""
+    return [_row(table, block) for block in _shown(table)]
+
+
+def _shown(table: BlockTable) -> list[BlockRecord]:
     ended = [b for b in table.blocks.values() if b.id not in table.live]
-    return [_row(table, table.blocks[i]) for i in table.live] + [_row(table, b) for b in ended[: -SHOWN_ENDED - 1 : -1]]
+    return [table.blocks[i] for i in table.live] + ended[: -SHOWN_ENDED - 1 : -1]
 
 
 def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
         "state": block.phase.value,
         "nodes": block.nodes,
         "workers": block.nodes * block.workers,
-        "since": _time(block.ended_us or block.running_us or block.pending_us or block.asked_us),
+        "since": _time(_since_us(block)),
         "reason": block.reason if live is None else phase_words(table, block),
     }
     if live is not None:
@@ -38,6 +45,10 @@ def _row(table: BlockTable, block: BlockRecord) -> dict[str, Any]:
         stderr = "" if ended_well(block) else block.stderr
         row |= {"ending": block.ending, "exit": block.exit, "stderr": stderr, "why": end_words(block)}
     return row
+
+
+def _since_us(block: BlockRecord) -> int:
+    return block.ended_us or block.running_us or block.pending_us or block.asked_us
 
 
 def _time(at_us: int) -> str:
@@ -73,19 +84,53 @@ def waiting_words(table: BlockTable) -> str:
     return f"waiting for a worker; no more blocks are asked for: {table.plan.why}"
 
 
-def usage(table: BlockTable, scheduler: str, workers: int, waiting: bool, trouble: str, now_us: int) -> BlocksUsage:
-    """Return what the server is told of the blocks."""
-    rows = [
-        BlockReport(
-            r["id"], r["job"][:300], r["state"], r["nodes"], r["workers"], r.get("busy", 0),
-            (r.get("why") or r["reason"])[:WHY_CHARS],
-        )
-        for r in block_rows(table)[:MOST_BLOCKS]
-    ]  # fmt: skip
+def usage(
+    table: BlockTable, scheduler: str, nodes: Sequence[NodeInfo], waiting: bool, trouble: str, now_us: int
+) -> BlocksUsage:
+    """Return what the server is told of the blocks and their nodes."""
     words = waiting_words(table) if waiting else ""
+    limits = table.limits
     return BlocksUsage(
-        scheduler, workers, words[:WHY_CHARS], trouble[:WHY_CHARS], max(0.0, node_hours(table, now_us)), tuple(rows)
+        scheduler=scheduler,
+        workers=sum(n.ready for n in nodes),
+        waiting_for=words[:WHY_CHARS],
+        trouble=trouble[:WHY_CHARS],
+        node_hours=max(0.0, node_hours(table, now_us)),
+        blocks=tuple(_report(table, block) for block in _shown(table)[:MOST_BLOCKS]),
+        cores=sum(n.use.cores for n in nodes),
+        machine_bytes=sum(n.use.memory_bytes for n in nodes),
+        used_bytes=sum(n.use.used_bytes for n in nodes),
+        nodes=len(nodes),
+        node_hours_limit=limits.node_hours,
+        node_hours_period_s=int(limits.node_hours_per_s),
+        breaker=breaker_words(table)[:WHY_CHARS],
+        submits_failed=table.history.submits_failed,
     )
+
+
+def _report(table: BlockTable, block: BlockRecord) -> BlockReport:
+    live = table.live.get(block.id)
+    return BlockReport(
+        block.id,
+        block.job[:300],
+        block.phase.value,
+        block.nodes,
+        block.nodes * block.workers,
+        live.busy if live is not None else 0,
+        (phase_words(table, block) if live is not None else end_words(block))[:WHY_CHARS],
+        since_us=_since_us(block),
+        ends_us=block.running_us + int(block.walltime_s * 1e6) if live is not None and block.running_us else 0,
+        waits=_reason(live.waits)[:WHY_CHARS] if live is not None and block.phase in WAITING else "",
+    )
+
+
+def _reason(waits: str) -> str:
+    """Return the scheduler's reason alone: Resources of "PENDING (Resources; expected ...)".
+
+    It is a label of metrics: times and numbers would make a series of each.
+    """
+    found = re.search(r" \(([A-Za-z][A-Za-z_ -]*)", waits)
+    return found[1].strip() if found else waits
 
 
 def breaker_words(table: BlockTable) -> str:

@@ -286,7 +286,7 @@ class BlockWorkers:
     def usage(self) -> BlocksUsage:
         """Return what the server is told."""
         waiting = bool(self._agent.queue.held)
-        return block_status.usage(self.table, self._kind, self.pool.ready, waiting, self.trouble, now_us())
+        return block_status.usage(self.table, self._kind, self.pool.nodes(), waiting, self.trouble, now_us())
 
     def facts(self) -> dict[str, Any]:
         """Return the entries of status.json about blocks."""

@@ -120,7 +120,12 @@ def with_registration(history: BlockHistory) -> BlockHistory:
 
 def with_refusal(history: BlockHistory, words: str, *, final: bool, now_us: int) -> BlockHistory:
     return msgspec.structs.replace(
-        history, refusals=history.refusals + 1, refused_us=now_us, refused=words, final=final
+        history,
+        refusals=history.refusals + 1,
+        refused_us=now_us,
+        refused=words,
+        final=final,
+        submits_failed=history.submits_failed + 1,
     )
 
 

@@ -19,8 +19,6 @@ import socket
 import sys
 from pathlib import Path
 
-import psutil
-
 import oncue
 from oncue import curve
 from oncue.clocks.process import now_us, process_clock
@@ -40,6 +38,7 @@ from oncue.endpoint.control_files import KEEP_BLOCKS, StopMode, forget_requests,
 from oncue.endpoint.folder_claim import FolderClaim
 from oncue.endpoint.local_workers import LocalWorkers
 from oncue.endpoint.loop import AgentLoop
+from oncue.endpoint.machine_use import MachineMeter
 from oncue.endpoint.options.apply import effective, pinning
 from oncue.endpoint.options.file import load_options
 from oncue.endpoint.options.options import EndpointOptions
@@ -118,7 +117,7 @@ class AgentProcess:
         )
         if isinstance(self._workers, BlockWorkers):
             self._loop.watch(self._workers.fd, self._workers.on_readable)
-        self._me = psutil.Process()
+        self._machine = MachineMeter()
         self._usage_us = self._status_us = 0
         self._status = b""
         self._why = self._remedy = ""  # why the server refuses the key; remedy
@@ -176,8 +175,7 @@ class AgentProcess:
         self._workers.report()
         if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
-            memory = self._me.memory_info().rss
-            self.agent.report_usage(self.pool.busy, os.getloadavg()[0], memory, self._workers.usage())
+            self.agent.report_usage(self.pool, self._machine.measure(), self._workers.usage())
         self.write_status()
 
     def _check_connection(self, at: int) -> None:

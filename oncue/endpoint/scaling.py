@@ -16,6 +16,7 @@ from oncue.endpoint.breaker import DEATHS, Allowance, after_deaths, after_refusa
 from oncue.endpoint.gang_packing import Packing, pack_gangs
 
 HOUR_US = 3_600_000_000
+WEEK_S = 7 * 86_400.0
 #: Before the end of a block's walltime its tasks are told and handed back.
 END_MARGIN_S, END_MARGIN_SHARE = 30.0, 0.1
 
@@ -31,7 +32,7 @@ class ScalingLimits(msgspec.Struct, frozen=True):
     walltime_s: float = 3_600.0
     idle_s: float = 120.0
     node_hours: float = 0.0  # 0: no limit
-    node_hours_per_s: float = 7 * 86_400.0
+    node_hours_per_s: float = WEEK_S  # the period that they are counted in
     pending: int = 2  # blocks in the scheduler's queue at once
     submits: int = 6
     submits_per_s: float = 60.0

@@ -121,7 +121,7 @@ class UploadPart(Stored, tag="put", frozen=True):
 
 
 class ReportFrame(Stored, tag="report", frozen=True):
-    """Progress of tasks. Body: msgpack of records.Report. May be lost."""
+    """Progress of tasks. Body: msgpack of reports.Report. May be lost."""
 
 
 class Bye(Stored, tag="bye", frozen=True):

@@ -11,17 +11,8 @@ import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS, decode
-from oncue.protocol.records import (
-    VERSION,
-    Control,
-    DeadLetter,
-    Fence,
-    Registry,
-    Report,
-    Resolution,
-    ResultFrame,
-    TaskFrame,
-)
+from oncue.protocol.records import VERSION, Control, DeadLetter, Fence, Registry, Resolution, ResultFrame, TaskFrame
+from oncue.protocol.reports import Report
 from oncue.protocol.topics import CONTROL, DEAD, REGISTRY, REPORTS, RESULTS, TASKS_PREFIX
 
 _KINDS: dict[str, Any] = {

@@ -18,8 +18,8 @@ from oncue.protocol.records import (
     Resolution,
     RuleSwitch,
     TokenRecord,
-    Usage,
 )
+from oncue.protocol.reports import Usage
 from oncue.view.event_lists import EventRow, cursor_top, event
 from oncue.view.lists import take
 

@@ -29,14 +29,12 @@ from oncue.protocol.records import (
     Claim,
     DeadLetter,
     Fence,
-    Output,
     Resolution,
     ResultFrame,
-    Started,
     TaskFrame,
-    Usage,
     headers_within_limit,
 )
+from oncue.protocol.reports import Output, Started, Usage
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 from oncue.view import record_rows, registry_rows
 from oncue.view.bulk_sql import run

@@ -10,7 +10,8 @@ from oncue.log import Record
 from oncue.log.base import partition_of
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Output, Resolution, ResultFrame, Usage
+from oncue.protocol.records import OUTPUT_BYTES, Claim, DeadLetter, Fence, Resolution, ResultFrame
+from oncue.protocol.reports import Output, Usage
 from oncue.text.progress import last_states
 
 PARTITION_SHIFT = 40

@@ -18,7 +18,8 @@ import msgspec
 
 from oncue import task_lifecycle
 from oncue.protocol.codec import decode
-from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, Started, TaskFrame, TaskRecord
+from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
+from oncue.protocol.reports import Started
 from oncue.task_lifecycle import CLOSED_AS, State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from oncue.log import Partition, RecordBatch
-from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord, Usage
+from oncue.protocol.records import Call, Deployment, EndpointRecord, FunctionRecord, RuleSwitch, TokenRecord
+from oncue.protocol.reports import Usage
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import (
     agent_queries,

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from oncue.errors import TaskLost
 from tests.e2e.running import PATIENCE_S, System, system_in
@@ -79,6 +80,15 @@ class SlurmEndpoint:
         self.system.await_true(
             lambda: path.exists() and len(path.read_text().splitlines()) == count, f"{count} tasks run", SLOW_S
         )
+
+    def metrics(self) -> dict[tuple[str, str], float]:
+        """Return the series of this endpoint, by name and the third label."""
+        text = self.system.http("GET", "/metrics").body.decode()
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        own = [s for s in samples if s.labels.get("endpoint") == "hpc"]
+        return {
+            (s.name, "".join(v for k, v in s.labels.items() if k not in ("endpoint", "owner"))): s.value for s in own
+        }
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()
@@ -176,6 +186,9 @@ def test_why_a_task_waits_is_told_and_a_waiting_job_does_not_outlive_the_agent(e
         info = client.endpoints.get("hpc")
         assert (info.scheduler, info.workers, [b.job for b in info.blocks]) == ("slurm", 0, [job])
         assert "PENDING" in endpoint.system.oncue("endpoints", "show", "hpc").stdout
+        found = endpoint.metrics()
+        assert found["oncue_endpoint_pending_info", "BeginTime"] == 1
+        assert (found["oncue_endpoint_blocks", "pending"], found["oncue_endpoint_nodes", ""]) == (1, 0)
         endpoint.stop()
         assert not endpoint.slurm.active_jobs()
         task.cancel()
@@ -195,11 +208,39 @@ def test_a_job_that_dies_at_once_is_submitted_three_times_and_reset_tries_again(
         assert "exit 7" in words
         assert "no such module" in words
         assert len(endpoint.jobs()) == 3
+        endpoint.system.await_true(lambda: client.endpoints.get("hpc").breaker, "the server knows it")
+        found = endpoint.metrics()
+        assert (found["oncue_endpoint_breaker_open", ""], found["oncue_endpoint_pending_info", "breaker"]) == (1, 1)
         (endpoint.folder / "endpoint.yaml").write_text(YAML)
         endpoint.system.oncue("endpoint", "stop", *endpoint.place)
         endpoint.start()
         (endpoint.folder / "reset-blocks").touch()
         assert [t.result(SLOW_S) for t in tasks] == [2 * n for n in range(TASKS)]
+
+
+def test_blocks_nodes_and_node_hours_are_in_api_and_metrics(endpoint: SlurmEndpoint) -> None:
+    yaml = YAML.replace("idle: 2s", "idle: 1h").replace("limits: {", "limits: {node_hours: 50/week, ")
+    (endpoint.folder / "endpoint.yaml").write_text(yaml)
+    endpoint.start()
+    with endpoint.system.client() as client:
+        assert client.submit(double, 4, endpoint="hpc").result(SLOW_S) == 8
+        known = lambda: (e := client.endpoints.get("hpc")).nodes and e.node_hours and e.idle == 2 and e  # noqa: E731
+        info = endpoint.system.await_true(known, "the agent reports", SLOW_S)
+        found = endpoint.metrics()
+        listed = next(e for e in client.endpoints.list() if e.name == "hpc")
+
+    (block,) = info.blocks
+    assert block.ends is not None
+    assert block.since is not None
+    assert (block.ends - block.since).total_seconds() == 600
+    assert info.cores >= 1
+    assert 0 < info.memory_used_bytes < info.memory_bytes
+    assert (info.node_hours_limit, info.node_hours_period_s, info.breaker) == (50, 7 * 86_400, "")
+    assert (listed.nodes, listed.blocks[0].job) == (1, block.job)
+    assert (found["oncue_endpoint_blocks", "running"], found["oncue_endpoint_nodes", ""]) == (1, 1)
+    assert (found["oncue_endpoint_workers", "idle"], found["oncue_endpoint_breaker_open", ""]) == (2, 0)
+    assert (found["oncue_endpoint_node_hours_limit", ""], found["oncue_endpoint_submits_failed_total", ""]) == (50, 0)
+    assert 0 < found["oncue_endpoint_node_hours", ""] < 50
 
 
 def test_a_block_that_somebody_cancels_costs_no_task(endpoint: SlurmEndpoint) -> None:

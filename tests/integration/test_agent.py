@@ -21,19 +21,8 @@ from oncue.functions import pack_function
 from oncue.protocol import bridge as wire
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args, unpack
-from oncue.protocol.records import (
-    CANCELLED,
-    ERROR,
-    LOST,
-    OK,
-    VERSION,
-    Call,
-    Ended,
-    Failure,
-    Report,
-    Started,
-    TaskRecord,
-)
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.reports import Report, Started
 
 ENDPOINT = "ep_1"
 

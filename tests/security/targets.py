@@ -23,7 +23,8 @@ from oncue.protocol import bridge, cloudevents, payload
 from oncue.protocol.cloudevents_http import events_from_http
 from oncue.protocol.codec import decode
 from oncue.protocol.exceptions import from_data
-from oncue.protocol.records import Control, DeadLetter, Event, Fence, Registry, Report, ResultFrame, TaskFrame
+from oncue.protocol.records import Control, DeadLetter, Event, Fence, Registry, ResultFrame, TaskFrame
+from oncue.protocol.reports import Report
 from oncue.rules.matching.cel import compile_cel
 from oncue.rules.matching.template import split
 from oncue.rules.parsing.rule_file import parse

@@ -23,19 +23,8 @@ from oncue.functions import FunctionBody
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
-from oncue.protocol.records import (
-    INLINE_BYTES,
-    OK,
-    OUTPUT_BYTES,
-    VERSION,
-    Call,
-    Ended,
-    Failure,
-    Output,
-    Started,
-    TaskRecord,
-    Usage,
-)
+from oncue.protocol.records import INLINE_BYTES, OK, OUTPUT_BYTES, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.reports import Output, Started, Usage
 from tests.e2e.running import system_in
 from tests.security.hostile_agent import HostileAgent, Received
 from tests.security.stall import check_no_stall

@@ -17,7 +17,8 @@ import pytest
 from oncue import curve
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
-from oncue.protocol.records import OK, VERSION, Call, Ended, Output, Started, Usage
+from oncue.protocol.records import OK, VERSION, Call, Ended
+from oncue.protocol.reports import Output, Started, Usage
 from tests.security.hostile_agent import HostileAgent, Received
 from tests.security.world import OWNER, STRANGER, World
 

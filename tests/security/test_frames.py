@@ -18,7 +18,8 @@ from oncue.endpoint.agent.session import SessionPhase
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import OK, Ended, Report
+from oncue.protocol.records import OK, Ended
+from oncue.protocol.reports import Report
 from tests.e2e.running import System
 from tests.security.hostile_agent import HostileAgent
 from tests.unit.dispatcher.bridge.test_channel import CALL, TASKS, Harness

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import OK, VERSION, Call, Ended, Output, Started, TaskRecord, Usage
+from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
+from oncue.protocol.reports import Output, Started, Usage
 from tests.simulation.clock import Clock
 
 NAME = "hostile"  # its endpoint

@@ -8,17 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from oncue import task_lifecycle
-from oncue.protocol.records import (
-    VERSION,
-    Call,
-    Cancel,
-    Ended,
-    ResultFrame,
-    Started,
-    StoredRetryPolicy,
-    TaskFrame,
-    TaskRecord,
-)
+from oncue.protocol.records import VERSION, Call, Cancel, Ended, ResultFrame, StoredRetryPolicy, TaskFrame, TaskRecord
+from oncue.protocol.reports import Started
 from oncue.protocol.topics import CONTROL, REPORTS, RESULTS, TaskTopics
 from oncue.task_lifecycle import TaskState
 

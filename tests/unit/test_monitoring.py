@@ -8,7 +8,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.endpoint_gauges import EndpointLoad
+from oncue.dispatcher.metrics.metrics import Metrics
+from oncue.protocol.records import VERSION
+from oncue.protocol.reports import Usage
 
 PAGE = Path(__file__).parents[2] / "docs" / "facility.md"
 
@@ -17,7 +20,7 @@ def names() -> set[str]:
     """Return the names of all series, with one label value of each kind set."""
     metrics = Metrics()
     metrics.outcomes({"succeeded": 1})
-    metrics.queue_depths({("ada", "local"): 1})
+    metrics.endpoints.set([EndpointLoad("hpc", "ada", 1, Usage(VERSION, "ep", 1, 8, 3, 0, 0, scheduler="slurm"))])
     metrics.http_route("GET /a")(200, 0.1)
     families = text_string_to_metric_families(metrics.text().decode())
     return {sample.name for family in families for sample in family.samples}

@@ -12,7 +12,7 @@ from oncue.cli.command_group import Group
 from oncue.cli.output import ambiguous, as_json, facts, json_option, listing, say, when
 from oncue.client import Client
 from oncue.protocol.api import EndpointInfo
-from oncue.quantities import duration_text
+from oncue.quantities import duration_text, size_text
 
 ID_CHARS = 19  # of an endpoint's id
 
@@ -66,11 +66,24 @@ def show(name: str, json_: bool) -> None:
     lost_after = duration_text(e.lost_after_ms) if e.lost_after_ms else "never"
     facts([("agent", e.agent_version), ("python", e.python), ("owner", e.owner), ("labels", e.labels)])
     facts([("lost after", lost_after)])
+    if e.cores:
+        memory = f"{size_text(e.memory_used_bytes)} of {size_text(e.memory_bytes)}"
+        facts([("idle", e.idle), ("starting", e.starting), ("cores", e.cores), ("memory", memory)])
     if e.scheduler:
-        facts([("scheduler", e.scheduler), ("node-hours", f"{e.node_hours:.2f}"), ("tasks wait", e.waiting_for)])
-        for b in e.blocks:
-            size = f"{b.nodes} nodes, {b.busy} of {b.workers} workers busy"
-            facts([(f"block {b.id}", f"{b.state}, {size}" + (f": {b.reason}" if b.reason else ""))])
+        _show_blocks(e)
+
+
+def _show_blocks(e: EndpointInfo) -> None:
+    hours = f"{e.node_hours:.2f}"
+    if e.node_hours_limit:
+        hours += f" of {e.node_hours_limit:g} in {duration_text(e.node_hours_period_s * 1000)}"
+    facts([("scheduler", e.scheduler), ("nodes", e.nodes), ("node-hours", hours), ("tasks wait", e.waiting_for)])
+    if e.breaker or e.submits_failed:
+        facts([("breaker", e.breaker or "closed"), ("failed submissions", e.submits_failed)])
+    for b in e.blocks:
+        size = f"{b.nodes} nodes, {b.busy} of {b.workers} workers busy"
+        end = f", until {when(b.ends_us)}" if b.ends_us else ""
+        facts([(f"block {b.id}", f"{b.state}, {size}{end}" + (f": {b.reason}" if b.reason else ""))])
 
 
 @endpoints.command()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from oncue.clocks.peer import TOLERANCE_US, PeerClock
-from oncue.protocol.records import Ended, Output, Report, Started
+from oncue.protocol.records import Ended
+from oncue.protocol.reports import Output, Report, Started
 
 
 class AgentClock(PeerClock):
@@ -37,7 +38,13 @@ class AgentClock(PeerClock):
         if isinstance(report, Started):
             tasks = tuple((i, attempt, self._corrected(at, now_us)) for i, attempt, at in report.tasks)
             return msgspec.structs.replace(report, tasks=tasks)
-        return msgspec.structs.replace(report, at_us=self._corrected(report.at_us, now_us))
+        blocks = tuple(
+            msgspec.structs.replace(
+                b, since_us=self._corrected(b.since_us, now_us), ends_us=b.ends_us and max(1, b.ends_us - self.ahead_us)
+            )
+            for b in report.blocks
+        )
+        return msgspec.structs.replace(report, at_us=self._corrected(report.at_us, now_us), blocks=blocks)
 
     def _corrected(self, at_us: int, now_us: int) -> int:
         return at_us and max(1, min(at_us - self.ahead_us, now_us))  # 0: it did not start

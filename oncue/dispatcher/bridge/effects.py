@@ -91,7 +91,7 @@ class WritePart(msgspec.Struct, frozen=True, gc=False):
 class ForwardReport(msgspec.Struct, frozen=True, gc=False):
     """Append an agent's report to oncue.reports."""
 
-    body: bytes  # msgpack of records.Report, not decoded yet
+    body: bytes  # msgpack of reports.Report, not decoded yet
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from oncue.dispatcher.token_bucket import TokenBucket
 from oncue.errors import Undecodable
 from oncue.log import Record
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import Output, Report, Started, Usage
+from oncue.protocol.reports import Output, Report, Started, Usage
 from oncue.protocol.topics import REPORTS
 
 #: Of one agent: an honest one sends 256 KiB of output a second (agent.OUTPUT_RATE).

@@ -34,7 +34,7 @@ from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import Api
 from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
 from oncue.dispatcher.http.streams import Streams
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.errors import Conflict, Invalid, OncueError
 
 API = web.AppKey("oncue_api", Api)

@@ -7,6 +7,7 @@ nearest form.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +25,11 @@ def encode_json(value: Any) -> bytes:
         return _encode(value)
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         return _encode(_plain(value, 0))
+
+
+def encode_items(items: Sequence[Any]) -> bytes:
+    """Encode a list item by item, so that a thread does not keep the interpreter's lock for all."""
+    return b"[" + b",".join([encode_json(item) for item in items]) + b"]"
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -21,7 +21,7 @@ from oncue.dispatcher.auth.scopes import Scope
 from oncue.dispatcher.cluster.peers import FORWARDED
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.streams import OpenRequest, Streams
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.errors import Invalid, OncueError
 
 JSON, MSGPACK, PROBLEM = "application/json", "application/msgpack", "application/problem+json"

@@ -37,6 +37,11 @@ class PageQuery(Query, frozen=True):
     limit: Limit = 50
 
 
+class EndpointsQuery(Query, frozen=True):
+    limit: Annotated[int, Meta(ge=0, le=10_000, description="At most so many; 0: all.")] = 0
+    after: Annotated[str, Meta(max_length=200, description="Those after the endpoint with this id.")] = ""
+
+
 class FileQuery(Query, frozen=True):
     path: Annotated[str, Meta(min_length=1, description="Absolute, or relative to the watched folder.")]
 

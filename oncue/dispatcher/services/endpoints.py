@@ -20,12 +20,14 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.off_loop import off_loop_if
 from oncue.dispatcher.services.open_reason import takes_none
-from oncue.errors import Conflict, Invalid
+from oncue.errors import Conflict, Invalid, NotFound
 from oncue.log import Record, Topic
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
-from oncue.protocol.records import NAME_CHARS, REFUSED, VERSION, Call, Ended, EndpointRecord, Failure, Usage
+from oncue.protocol.records import NAME_CHARS, REFUSED, VERSION, Call, Ended, EndpointRecord, Failure
+from oncue.protocol.reports import BlockReport, Usage
 from oncue.protocol.topics import RESULTS
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ REPORT_US = 15_000_000  # agents report every 5 s; one that has not reported for
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 PAGE = 1_000
 ENDPOINTS = 10_000  # of one owner
+MANY_ENDPOINTS = 100  # more are described in a thread
 ENDPOINTS_EVER = 50_000  # with revoked ones: their records are kept, so that their keys stay refused
 
 
@@ -144,11 +147,24 @@ class EndpointService:
 
     # ------------------------------------------------------------ look up
 
-    async def all(self, caller: Caller) -> list[r.EndpointInfo]:
-        """Return the endpoints that the caller may see, by name."""
+    async def all(self, caller: Caller, after: str = "", limit: int = 0) -> list[r.EndpointInfo]:
+        """Return the endpoints that the caller may see, by name; at most `limit`, unless it is 0.
+
+        `after`: id of the last one that was seen. Raises NotFound if there is none.
+        """
+        registry = self._context.registry
         counts, reports = await self._context.view.open_counts(), await self._reports()
-        visible = [e for e in self._context.registry.endpoints() if caller.sees(e.owner)]
-        return [self._info(e, counts.get(e.id, 0), reports.get(e.id)) for e in sorted(visible, key=lambda e: e.name)]
+        last = registry.endpoint(after)
+        if after and (last is None or not caller.sees(last.owner)):
+            raise NotFound(f"there is no endpoint with the id {after!r}", remedy="list from the start: without `after`")
+        known = registry.endpoints()
+
+        def describe() -> list[r.EndpointInfo]:
+            found = sorted((e for e in known if caller.sees(e.owner)), key=_place)
+            found = [e for e in found if last is None or _place(e) > _place(last)]
+            return [self._info(e, counts.get(e.id, 0), reports.get(e.id)) for e in found[: limit or len(found)]]
+
+        return await off_loop_if(len(known) > MANY_ENDPOINTS, describe)
 
     async def get(self, caller: Caller, name: str, bearer: str = "") -> r.EndpointInfo:
         """Return one endpoint. Raises NotFound.
@@ -208,7 +224,7 @@ class EndpointService:
             why=why,
             lost_after_ms=e.lost_after_ms,
         )
-        return _with_blocks(info, usage) if here else info
+        return _with_usage(info, usage) if here else info
 
     # ------------------------------------------------------------ revoke
 
@@ -287,7 +303,7 @@ def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: 
     if report is None:
         return info
     if here:
-        info = _with_blocks(info, report)
+        info = _with_usage(info, report)
     return msgspec.structs.replace(
         info,
         workers=report.workers if here else 0,
@@ -299,9 +315,20 @@ def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: 
     )
 
 
-def _with_blocks(info: r.EndpointInfo, usage: Usage | None) -> r.EndpointInfo:
-    """Return the endpoint with the blocks that its agent has told."""
-    if usage is None or not usage.scheduler:
+def _with_usage(info: r.EndpointInfo, usage: Usage | None) -> r.EndpointInfo:
+    """Return the endpoint with the workers, machine and blocks that its agent has told."""
+    if usage is None:
+        return info
+    info = msgspec.structs.replace(
+        info,
+        idle=usage.idle,
+        starting=usage.starting,
+        cores=usage.cores,
+        load=usage.load,
+        memory_bytes=usage.machine_bytes,
+        memory_used_bytes=usage.used_bytes,
+    )
+    if not usage.scheduler:
         return info
     return msgspec.structs.replace(
         info,
@@ -310,8 +337,21 @@ def _with_blocks(info: r.EndpointInfo, usage: Usage | None) -> r.EndpointInfo:
         scheduler=usage.scheduler,
         waiting_for=usage.waiting_for,
         node_hours=usage.node_hours,
-        blocks=[r.BlockInfo(b.id, b.job, b.state, b.nodes, b.workers, b.busy, b.reason) for b in usage.blocks],
+        blocks=[_block(b) for b in usage.blocks],
+        nodes=usage.nodes,
+        node_hours_limit=usage.node_hours_limit,
+        node_hours_period_s=usage.node_hours_period_s,
+        breaker=usage.breaker,
+        submits_failed=usage.submits_failed,
     )
+
+
+def _block(b: BlockReport) -> r.BlockInfo:
+    return r.BlockInfo(b.id, b.job, b.state, b.nodes, b.workers, b.busy, b.reason, b.since_us, b.ends_us)
+
+
+def _place(e: EndpointRecord) -> tuple[str, str]:
+    return e.name, e.id
 
 
 def _given(value: T | None, default: T) -> T:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.metrics.endpoint_gauges import EndpointLoad
+from oncue.dispatcher.off_loop import off_loop_if
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
+from oncue.dispatcher.services.endpoints import MANY_ENDPOINTS
 from oncue.dispatcher.services.shared_answer import SharedAnswer
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.protocol import api as r
+from oncue.protocol.reports import Usage
 
 
 class _Parts(NamedTuple):
@@ -37,8 +43,10 @@ class StatusService:
         deployed: DeployedRules,
         triggers: TriggerService,
         stateful: StatefulRuleService,
+        usage: Mapping[str, Usage],
     ) -> None:
-        self._deployed = deployed
+        """`usage`: endpoint id -> its agent's newest report."""
+        self._deployed, self._usage = deployed, usage
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._triggers, self._stateful = triggers, stateful
         self._parts = SharedAnswer(self._look)
@@ -93,18 +101,25 @@ class StatusService:
         entries = self._deployed.engine.active_rules.entries
         return frozenset(name for name, entry in entries.items() if entry.deployment.owner == owner)
 
+    def _loads(self, channels: list[tuple[str, EndpointChannel]]) -> list[EndpointLoad]:
+        known, usage_of = self._context.registry.endpoint, self._usage.get
+        return [
+            EndpointLoad(
+                e.name,
+                e.owner,
+                x.pending.queued_tasks + len(x.in_flight),
+                usage_of(i) if x.phase is ChannelPhase.READY else None,
+            )
+            for i, x in channels
+            if (e := known(i)) is not None
+        ]
+
     async def collect(self) -> None:
         """Bring the gauges of /metrics up to date."""
-        context, channels = self._context, self._bridge.channels
-        known = context.registry.endpoint
-        context.metrics.queue_depths(
-            {
-                (e.owner, e.name): x.pending.queued_tasks + len(x.in_flight)
-                for i, x in channels.items()
-                if (e := known(i)) is not None
-            }
-        )
-        context.metrics.connected(sum(x.phase is ChannelPhase.READY for x in channels.values()))
+        context, channels = self._context, list(self._bridge.channels.items())
+        loads = await off_loop_if(len(channels) > MANY_ENDPOINTS, self._loads, channels)
+        context.metrics.endpoints.set(loads)
+        context.metrics.connected(sum(x.phase is ChannelPhase.READY for _, x in channels))
         usage = shutil.disk_usage(context.settings.data_path)
         context.metrics.disk(usage.used / (usage.used + usage.free))
         await self._stateful.update_metrics()

@@ -17,18 +17,25 @@ export function plain(value) {
   return safe.length > 300 ? safe.slice(0, 300) + "…" : safe;
 }
 
-// columns: [title, row => text or {text, className}]
-export function fillTable(table, columns, rows, none) {
+// columns: [title, row => text or {text, className}]; below: row => elements that stand under it
+export function fillTable(table, columns, rows, none, below = () => []) {
   const head = element("tr");
   for (const [title] of columns) head.append(element("th", title));
-  const body = rows.map((row) => {
+  const body = rows.flatMap((row) => {
     const line = element("tr");
     for (const [, show] of columns) {
       const shown = show(row);
       const cell = shown !== null && typeof shown === "object" ? shown : { text: shown };
       line.append(element("td", plain(cell.text), cell.className));
     }
-    return line;
+    const more = below(row);
+    if (!more.length) return [line];
+    const wide = element("td");
+    wide.colSpan = columns.length;
+    wide.append(...more);
+    const under = element("tr", undefined, "under");
+    under.append(wide);
+    return [line, under];
   });
   if (!rows.length) {
     const line = element("tr");

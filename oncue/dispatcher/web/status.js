@@ -4,6 +4,7 @@ import { element, fillTable, plain, when } from "/page/page.js";
 
 const KEY = "oncue-token";
 const LIVE_LINES = 100;
+const BLOCKS = 20; // of one endpoint
 const by = (id) => document.getElementById(id);
 let session = null; // {token, stop: AbortController}
 
@@ -26,11 +27,40 @@ const state = (word) => ({ text: word, className: "state-" + String(word).replac
 const unevaluated = (r) => r.unevaluated_why && `for ${r.unevaluated} events since start, \`when\` could not be evaluated; ` +
   `the last, ${r.unevaluated_event} of ${r.unevaluated_source}: ${r.unevaluated_why}`;
 
+const PERIODS = { 3600: "hour", 86400: "day", 604800: "week" };
+
+function nodeHours(e) {
+  if (!e.scheduler) return "";
+  const used = e.node_hours.toFixed(1);
+  const period = PERIODS[e.node_hours_period_s] || `${(e.node_hours_period_s / 86400).toFixed(1)} days`;
+  return e.node_hours_limit ? `${used} of ${e.node_hours_limit} a ${period}` : `${used} a ${period}`;
+}
+
+function remaining(us) {
+  const minutes = Math.max(0, Math.round((us / 1000 - Date.now()) / 60000));
+  return minutes < 120 ? `${minutes} min left` : `${(minutes / 60).toFixed(1)} h left`;
+}
+
+function blocks(e) {
+  const lines = e.blocks.slice(0, BLOCKS).map((b) => {
+    const line = element("li");
+    const facts = [b.job && `job ${b.job}`, `${b.nodes} nodes`, `${b.busy} of ${b.workers} workers busy`, b.ends_us && remaining(b.ends_us), b.reason];
+    line.append(element("b", plain(b.state), state(b.state).className), element("span", plain(facts.filter(Boolean).join(" · "))));
+    return line;
+  });
+  if (e.breaker) lines.unshift(element("li", plain(`the breaker is open: ${e.breaker}`), "state-failed"));
+  if (!lines.length) return [];
+  const list = element("ul", undefined, "blocks");
+  list.append(...lines);
+  return [list];
+}
+
 const TABLES = {
-  endpoints: ["/v1/endpoints", [
+  endpoints: ["/v1/endpoints?limit=200", [
     ["name", (e) => e.name], ["owner", (e) => e.owner], ["state", (e) => state(e.state)], ["workers", (e) => e.workers], ["busy", (e) => e.busy],
-    ["waiting", (e) => e.waiting], ["host", (e) => e.host], ["why", (e) => e.why],
-  ], "No endpoints yet: oncue endpoint register"],
+    ["waiting", (e) => e.waiting], ["node-hours", nodeHours], ["host", (e) => e.host],
+    ["why", (e) => [e.why !== e.breaker && e.why, e.waiting_for].filter(Boolean).join("; ")],
+  ], "No endpoints yet: oncue endpoint register", blocks],
   rules: ["/v1/rules", [
     ["name", (r) => r.name], ["file", (r) => `${r.label}@${r.version}`], ["state", (r) => state(r.state)],
     ["runs", (r) => r.runs.join(", ")], ["on", (r) => plain(r.on)], ["endpoint", (r) => r.endpoint], ["fired since start", (r) => r.fired],
@@ -48,9 +78,9 @@ const TABLES = {
 };
 
 async function refresh(mine) {
-  await Promise.all(Object.entries(TABLES).map(async ([id, [path, columns, none]]) => {
+  await Promise.all(Object.entries(TABLES).map(async ([id, [path, columns, none, below]]) => {
     const found = await (await get(path, mine)).json();
-    if (mine === session) fillTable(by(id), columns, Array.isArray(found) ? found : found.items, none);
+    if (mine === session) fillTable(by(id), columns, Array.isArray(found) ? found : found.items, none, below);
   }));
 }
 

@@ -23,10 +23,13 @@ from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
 from oncue.endpoint.block_records import BlocksUsage
+from oncue.endpoint.machine_use import MachineUse
+from oncue.endpoint.pool.base import WorkerStates
 from oncue.errors import Refused, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import VERSION, Output, Report, Started, TaskRecord, Usage
+from oncue.protocol.records import VERSION, TaskRecord
+from oncue.protocol.reports import Output, Report, Started, Usage
 
 REWRITE_AGAIN_US = 1_000_000  # after a rewrite of the journal that failed
 WHY_CHARS = 1_000
@@ -197,17 +200,19 @@ class Agent(HeldTasks):
         else:
             self._output_allowance += len(text)
 
-    def report_usage(self, busy: int, load: float, memory_bytes: int, blocks: BlocksUsage | None = None) -> None:
-        """Report the machine's load and memory. Called every few seconds."""
+    def report_usage(self, pool: WorkerStates, machine: MachineUse, blocks: BlocksUsage | None = None) -> None:
+        """Report workers, and the machine's load and memory. Called every few seconds."""
         i = self.identity
         spooled = sum(n.count for n in self.outbox.spool.values())
         queued = len(self.queue.held) - self.running
         report = Usage(
-            VERSION, i.endpoint, self.now_us, self.workers, busy, queued, spooled, i.host, load, memory_bytes,
-            i.version, i.python,
+            VERSION, i.endpoint, self.now_us, self.workers, pool.busy, queued, spooled, i.host, machine.load,
+            machine.own_bytes, i.version, i.python, idle=max(0, pool.ready - pool.busy),
+            starting=max(0, pool.size - pool.ready), cores=machine.cores, machine_bytes=machine.memory_bytes,
+            used_bytes=machine.used_bytes,
         )  # fmt: skip
         if blocks is not None:
-            report = msgspec.structs.replace(report, **msgspec.structs.asdict(blocks))
+            report = msgspec.structs.replace(report, **msgspec.structs.asdict(blocks))  # cores ... of its nodes
         self._report(report)
 
     # ------------------------------------------------------------ turns

@@ -21,6 +21,7 @@ import msgspec
 
 from oncue.endpoint.agent.known_nodes import NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
+from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.node_session import NodePhase, NodeSession
 from oncue.endpoint.nodes.node_tasks import NodeChunk, NodeTasks, blobs_of
@@ -29,7 +30,8 @@ from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import OncueError, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import DECODE_ERRORS, decode, encode
-from oncue.protocol.records import LOST, VERSION, Call, Ended, Failure, Output, Report, Started, TaskRecord, Usage
+from oncue.protocol.records import LOST, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.reports import Output, Report, Started, Usage
 from oncue.protocol.run_options import RunOptions
 
 _reports = msgspec.msgpack.Decoder(Report)
@@ -62,8 +64,7 @@ class NodeFacts(msgspec.Struct):
     pid: int = 0
     version: str = ""
     python: str = ""
-    load: float = 0.0
-    memory_bytes: int = 0
+    use: MachineUse = MachineUse()
     began_us: int = 0  # its job, by the agent's clock; 0: not known
 
 
@@ -213,7 +214,9 @@ class NodePool:
                 if report.task in held:
                     self._events.output.append((report.task, report.attempt, report.offset_bytes, report.text))
             case Usage():
-                self.facts.load, self.facts.memory_bytes = report.load, report.memory_bytes
+                self.facts.use = MachineUse(
+                    report.load, report.memory_bytes, report.cores, report.machine_bytes, report.used_bytes
+                )
 
     def _on_bye(self, bye: bridge.Bye) -> None:
         """Requeue what the node has not ended: it stopped its workers before it said so."""

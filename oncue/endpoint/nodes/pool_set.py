@@ -17,6 +17,7 @@ from oncue.clocks.process import now_us
 from oncue.endpoint.agent.known_nodes import KnownNodes, NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.durations import Durations
+from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.listener import NodeLink
 from oncue.endpoint.nodes.node_pool import NodePool
@@ -57,8 +58,7 @@ class NodeInfo(msgspec.Struct, frozen=True):
     taken: int  # workers' room that those take
     trouble: str
     joined_us: int
-    load: float
-    memory_bytes: int
+    use: MachineUse
     began_us: int  # its job; 0: not known
 
 
@@ -401,8 +401,7 @@ class PoolSet:
         return [
             NodeInfo(
                 p.block, p.facts.host, p.facts.pid, p.session.phase.value, p.size, p.ready, p.busy, len(p.tasks.held),
-                p.tasks.long + p.tasks.short, p.trouble, p.joined_us, p.facts.load, p.facts.memory_bytes,
-                p.facts.began_us,
+                p.tasks.long + p.tasks.short, p.trouble, p.joined_us, p.facts.use, p.facts.began_us,
             )
             for p in self._pools.values()
         ]  # fmt: skip

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Unpack
 
 import msgspec
-import psutil
 
 import oncue
 from oncue import curve
@@ -29,6 +28,7 @@ from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
 from oncue.endpoint.loop import AgentLoop
+from oncue.endpoint.machine_use import MachineMeter
 from oncue.endpoint.nodes.addresses import AddressCycle
 from oncue.endpoint.pool.launch import LaunchOptions
 from oncue.endpoint.pool.orphans import Orphans
@@ -102,7 +102,7 @@ class NodeProcess:
         self.pool = Pool(options.workers, folder, orphans=orphans, **launch)
         self._socket = AgentSocket(keys)
         self.loop = AgentLoop(self.agent, self.pool, self._socket, self._dial)
-        self._me = psutil.Process()
+        self._machine = MachineMeter()
         self._usage_us = self._checked_us = self._refused_us = 0
         self._seen_us = now_us()  # when it was connected last
         self._trouble = ""
@@ -140,7 +140,7 @@ class NodeProcess:
             log.error("%s", self._trouble or "workers start again")
         if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
-            self.agent.report_usage(self.pool.busy, os.getloadavg()[0], self._me.memory_info().rss)
+            self.agent.report_usage(self.pool, self._machine.measure())
 
     def _check_connection(self, at: int) -> None:
         if self.agent.phase is SessionPhase.CONNECTED:

@@ -27,11 +27,8 @@ class PoolEvents(msgspec.Struct):
         return bool(self.ended or self.requeue or self.started or self.output)
 
 
-class WorkerPool(Protocol):
-    """Workers that run chunks of tasks.
-
-    Every task handed over comes back, ended or requeued.
-    """
+class WorkerStates(Protocol):
+    """Numbers of workers by what they do."""
 
     @property
     def size(self) -> int:
@@ -47,6 +44,13 @@ class WorkerPool(Protocol):
     def busy(self) -> int:
         """Workers that hold a chunk."""
         ...
+
+
+class WorkerPool(WorkerStates, Protocol):
+    """Workers that run chunks of tasks.
+
+    Every task handed over comes back, ended or requeued.
+    """
 
     @property
     def trouble(self) -> str:

@@ -102,6 +102,10 @@ class BlockInfo(Response, frozen=True):
     workers: int
     busy: int = 0
     reason: str = ""  # why it waits or has ended
+    since_us: int = 0  # in this state
+    ends_us: int = 0  # when its walltime ends; 0: it does not run
+
+    since, ends = Moment("since_us"), Moment("ends_us")
 
 
 class EndpointInfo(Response, frozen=True):
@@ -126,6 +130,17 @@ class EndpointInfo(Response, frozen=True):
     waiting_for: str = ""  # why tasks at the agent wait for a worker
     node_hours: float = 0.0  # within the limit's period
     blocks: list[BlockInfo] = []
+    idle: int = 0  # workers that have started and run nothing
+    starting: int = 0  # workers that have not started yet
+    nodes: int = 0  # of blocks, that are connected
+    cores: int = 0  # of the agent's machine; with blocks, of their nodes
+    load: float = 0.0  # of the agent's machine
+    memory_bytes: int = 0  # as cores
+    memory_used_bytes: int = 0  # by all processes there
+    node_hours_limit: float = 0.0  # 0: none
+    node_hours_period_s: int = 0
+    breaker: str = ""  # why no more blocks are asked for after failures; "": they are
+    submits_failed: int = 0  # in the endpoint's life
 
     since = Moment("since_us")
 

@@ -26,16 +26,14 @@ from oncue.protocol.records import (
     EndpointRecord,
     Event,
     FunctionRecord,
-    Output,
     ResultFrame,
     RuleSwitch,
-    Started,
     StoredRetryPolicy,
     TaskFrame,
     TaskRecord,
     TokenRecord,
-    Usage,
 )
+from oncue.protocol.reports import Output, Started, Usage
 from oncue.protocol.topics import CONTROL, DEAD, EVENTS, REGISTRY, REPORTS, RESULTS, TaskTopics
 from oncue.view import DeadRow, EventFilter, TaskFilter, View, lists, lookups, queries
 from oncue.view.schema import KINDS, open_writer

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from aiohttp import web
+
+from oncue.dispatcher.http.json_encoding import encode_items
 from oncue.dispatcher.http.route import JSON, MSGPACK, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.routes.tasks import check_ms
-from oncue.dispatcher.http.schemas import PageQuery, RevokeQuery
+from oncue.dispatcher.http.schemas import EndpointsQuery, PageQuery, RevokeQuery
+from oncue.dispatcher.off_loop import off_loop_if
+from oncue.dispatcher.services.endpoints import MANY_ENDPOINTS
 from oncue.errors import CannotPack, Conflict, DiskFull, NotFound, TooLarge
 from oncue.protocol.api import (
     EndpointInfo,
@@ -62,8 +67,11 @@ async def register_endpoint(context: RequestContext) -> Registered:
     return await context.backend.endpoints.register(context.caller, request)
 
 
-async def endpoints(context: RequestContext) -> list[EndpointInfo]:
-    return await context.backend.endpoints.all(context.caller)
+async def endpoints(context: RequestContext) -> web.Response:
+    query: EndpointsQuery = context.query
+    found = await context.backend.endpoints.all(context.caller, query.after, query.limit)
+    body = await off_loop_if(len(found) > MANY_ENDPOINTS, encode_items, found)
+    return web.Response(body=body, headers={"Content-Type": JSON, "X-Content-Type-Options": "nosniff"})
 
 
 async def endpoint(context: RequestContext) -> EndpointInfo:
@@ -136,9 +144,11 @@ ROUTES = (
         "GET",
         "/v1/endpoints",
         endpoints,
-        summary="Endpoints, and how they are.",
+        summary="Endpoints, and how they are, by name.",
         scope="read",
+        query=EndpointsQuery,
         gives=list[EndpointInfo],
+        errors=(NotFound,),
     ),
     Route(
         "GET",

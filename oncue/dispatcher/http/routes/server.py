@@ -17,7 +17,8 @@ from oncue.dispatcher.auth.base import Credentials
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.scopes import OPENS
 from oncue.dispatcher.http.route import HTML, TEXT, RequestContext, Route
-from oncue.dispatcher.metrics import CONTENT_TYPE
+from oncue.dispatcher.metrics.metrics import CONTENT_TYPE
+from oncue.dispatcher.off_loop import off_loop
 from oncue.errors import Forbidden, NotFound, NotReady, TriggerFailed, Unauthorized
 from oncue.protocol.api import Health
 from oncue.protocol.records import EVENT_BYTES
@@ -122,9 +123,10 @@ async def metrics(context: RequestContext) -> web.Response:
     await context.backend.status.collect()
     context.api.metrics.streams(len(context.api.streams))
     if caller is None or caller.sees_all or "metrics" in caller.scopes:
-        text = context.api.metrics.text()
+        text = await off_loop(context.api.metrics.text)
     else:
-        text = context.api.metrics.text_for(caller.subject, context.backend.status.rules_of(caller.subject))
+        rules = context.backend.status.rules_of(caller.subject)
+        text = await off_loop(context.api.metrics.text_for, caller.subject, rules)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -24,7 +24,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.auth.tokens import check_token_request, hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
 from oncue.dispatcher.http.streams import Streams
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol import payload
@@ -259,7 +259,7 @@ class MemoryBackend:
     async def _register_endpoint(self, caller: Caller, request: r.EndpointRequest) -> r.Registered:
         return r.Registered(id="e1", name=request.name, server_key="k" * 40, bridge="tcp://127.0.0.1:1")
 
-    async def _endpoints(self, caller: Caller) -> list[r.EndpointInfo]:
+    async def _endpoints(self, caller: Caller, after: str = "", limit: int = 0) -> list[r.EndpointInfo]:
         return [await self._endpoint(caller, "laptop")]
 
     async def _endpoint(self, caller: Caller, name: str, bearer: str = "") -> r.EndpointInfo:

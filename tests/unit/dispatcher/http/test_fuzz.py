@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oncue.config import Settings
 from oncue.dispatcher.http.app import make_app, serve
 from oncue.dispatcher.http.routes.table import ROUTES
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from tests.unit.dispatcher.http.api_backend import TOKENS, MemoryBackend
 
 JSON, MSGPACK = "application/json", "application/msgpack"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -143,6 +145,42 @@ def test_status_page() -> None:
             assert not others, others
             await tab.evaluate("document.getElementById('forget').click()")
             assert await tab.evaluate("sessionStorage.getItem('oncue-token')") is None
+
+    with_server(test)
+
+
+def test_an_endpoints_row_shows_its_blocks_breaker_and_node_hours() -> None:
+    async def test(c: Client) -> None:
+        soon = time.time_ns() // 1000 + 24 * 60_000_000
+        running = r.BlockInfo("b1", "4711", "running", 2, 16, 3, "job 4711 running", ends_us=soon)
+        waiting = r.BlockInfo("b2", "4712", "pending", 1, 8, 0, f"job 4712, PENDING (Resources) {HOSTILE}")
+        breaker = "3 blocks in a row ended before a worker had registered"
+
+        async def endpoint(caller: Any, name: str) -> r.EndpointInfo:
+            return r.EndpointInfo(
+                id="e1", name=name, owner="ada", state="connected", scheduler="slurm", node_hours=12.52, breaker=breaker,
+                node_hours_limit=200, node_hours_period_s=7 * 86_400, blocks=[running, waiting], why=breaker,
+            )  # fmt: skip
+
+        c.backend._endpoint = endpoint  # type: ignore[method-assign]
+        async with browser(c.session) as tab:
+            await tab.call("Page.navigate", url=c.serving.url + "/")
+            await tab.until("document.getElementById('sign-in')?.hidden === false")
+            await tab.evaluate(
+                f"document.getElementById('token').value = '{TOKENS['read']}'; document.getElementById('use').click()"
+            )
+            await tab.until("document.querySelectorAll('#endpoints .blocks li').length === 3")
+            shown = await tab.evaluate("[...document.querySelectorAll('#endpoints .blocks li')].map(e => e.innerText)")
+            cells = await tab.evaluate("document.querySelector('#endpoints tbody tr').innerText")
+            assert breaker in shown[0]
+            assert "running" in shown[1]
+            assert re.search(r"job 4711 · 2 nodes · 3 of 16 workers busy · 2[234] min left", shown[1])
+            assert "pending" in shown[2]
+            assert "PENDING (Resources)" in shown[2]
+            assert "12.5 of 200 a week" in cells
+            assert breaker not in cells
+            assert await tab.evaluate("document.title") == "oncue"
+            assert not [s for s in tab.console if '"recommendation"' not in s], tab.console
 
     with_server(test)
 

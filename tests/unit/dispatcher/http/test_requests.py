@@ -16,7 +16,7 @@ from oncue.dispatcher.http.app import make_app, serve
 from oncue.dispatcher.http.batch_body import BatchDecoder
 from oncue.dispatcher.http.rate_limit import RateLimit
 from oncue.dispatcher.http.route import MSGPACK
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.errors import Conflict, RateLimited
 from oncue.protocol.api import BatchRequest
 from oncue.protocol.codec import encode

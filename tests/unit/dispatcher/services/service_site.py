@@ -21,7 +21,7 @@ from oncue.config import Settings
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.context import ServerContext
-from oncue.dispatcher.metrics import Metrics
+from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.topics import ensure_topics, server_topics

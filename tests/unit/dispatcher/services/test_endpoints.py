@@ -10,12 +10,13 @@ import pytest
 
 from oncue import curve
 from oncue.clocks.process import now_us
-from oncue.dispatcher.services.endpoints import EndpointService
+from oncue.dispatcher.services.endpoints import MANY_ENDPOINTS, EndpointService
 from oncue.errors import Conflict, Invalid, NotFound
 from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol.codec import encode
-from oncue.protocol.records import VERSION, Usage
+from oncue.protocol.records import VERSION, EndpointRecord
+from oncue.protocol.reports import Usage
 from oncue.protocol.topics import REPORTS
 from oncue.task_lifecycle import State
 from tests.unit.dispatcher.services.service_site import (
@@ -134,6 +135,29 @@ def test_an_endpoint_is_seen_by_its_owner_and_admins(tmp_path: Path) -> None:
             await endpoints.get(BOB, e.id)
         with pytest.raises(NotFound, match="no endpoint 'laptop'"):
             await endpoints.get(BOB, "laptop")
+
+    with_site(tmp_path, work)
+
+
+def test_pages_of_many_endpoints_have_each_of_them_once(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        records = [
+            EndpointRecord(VERSION, f"ep_{n:03}", f"node-{n % 70:02}", ("ada", "bob")[n % 2], curve.make_keys().public)
+            for n in range(MANY_ENDPOINTS + 40)
+        ]
+        await site.context.record([(f"endpoint:{e.id}", e) for e in records])
+        await site.context.registry.reload(site.context.view)
+        endpoints, seen, page = service(site), [], [""]
+        while page:
+            page = [e.id for e in await endpoints.all(ADMIN, page[-1], 50)]
+            seen += page
+        whole = await endpoints.all(ADMIN)
+        assert seen == [e.id for e in whole]
+        assert sorted(seen) == [e.id for e in records]
+        assert {e.owner for e in await endpoints.all(BOB, limit=9)} == {"bob"}
+        for caller, after in ((BOB, "ep_000"), (ADA, "ep_none")):
+            with pytest.raises(NotFound, match=after):
+                await endpoints.all(caller, after)
 
     with_site(tmp_path, work)
 

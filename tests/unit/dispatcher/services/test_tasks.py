@@ -19,7 +19,8 @@ from oncue.log import Record
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import ERROR, INLINE_BYTES, VERSION, Output, TaskFrame
+from oncue.protocol.records import ERROR, INLINE_BYTES, VERSION, TaskFrame
+from oncue.protocol.reports import Output
 from oncue.protocol.topics import REPORTS
 from oncue.view import TaskFilter
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site

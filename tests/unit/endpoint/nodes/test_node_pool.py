@@ -14,18 +14,8 @@ from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import Ref, pack_args, pack_ref
-from oncue.protocol.records import (
-    CANCELLED,
-    LOST,
-    OK,
-    VERSION,
-    Call,
-    Ended,
-    Failure,
-    Output,
-    Started,
-    TaskRecord,
-)
+from oncue.protocol.records import CANCELLED, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.reports import Output, Started
 
 BODY = b"body of a function"
 FUNCTION = hashlib.sha256(BODY).hexdigest()

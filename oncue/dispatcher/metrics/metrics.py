@@ -1,8 +1,9 @@
 """Metrics of GET /metrics, in Prometheus' text format.
 
-The server counts whole batches; nothing here runs for each task. Names start with `oncue_`. Times
-are in seconds, sizes in bytes. Labels are bounded: rules or endpoints beyond the first hundreds are
-counted as "(others)", so that 10,000 rules do not make 10,000 series.
+The server counts whole batches; nothing here runs for each task. The text is made in a thread.
+Names start with `oncue_`. Times are in seconds, sizes in bytes. Labels are bounded: rules or
+endpoints beyond the first hundreds are counted as "(others)", so that 10,000 rules do not make
+10,000 series.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from oncue import __version__
+from oncue.dispatcher.metrics.endpoint_gauges import OTHERS, EndpointGauges
+from oncue.dispatcher.metrics.totals import ReplacedGauges, Totals
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OTHERS: Final = "(others)"
 RULES_SHOWN = 500
-ENDPOINTS_SHOWN = 200
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -46,11 +47,9 @@ class Metrics:
         )
         self._unevaluated_before: dict[str, int] = {}
         self._rule_names: set[str] = set()
-        self._windows = Gauge("oncue_rule_windows_open", "Open windows of each rule.", ["rule"], registry=registry)
-        self._waiting = Gauge("oncue_rule_events_waiting", "Events in them.", ["rule"], registry=registry)
-        self._queue = Gauge(
-            "oncue_queue_depth", "Open tasks of each endpoint.", ["endpoint", "owner"], registry=registry
-        )
+        self._windows, self.endpoints = ReplacedGauges(), EndpointGauges()
+        for collector in (self._windows, self.endpoints):
+            registry.register(collector)
         self._agents_refused = Counter(
             "oncue_agent_refused", "What agents sent and may not, by reason.", ["reason"], registry=registry
         )
@@ -122,22 +121,13 @@ class Metrics:
 
         Rules that are not given disappear.
         """
-        for gauge, at in ((self._windows, 0), (self._waiting, 1)):
-            gauge.clear()
-            for rule, counts in by_rule.items():
-                gauge.labels(self._rule_label(rule)).inc(counts[at])
-
-    def queue_depths(self, by_endpoint: Mapping[tuple[str, str], int]) -> None:
-        """Set the open tasks of endpoints, by (owner, name). The deepest queues are named.
-
-        Endpoints that are not given disappear.
-        """
-        self._queue.clear()
-        ordered = sorted(by_endpoint.items(), key=lambda kv: -kv[1])
-        for (owner, name), depth in ordered[:ENDPOINTS_SHOWN]:
-            self._queue.labels(name, owner).set(depth)
-        if len(ordered) > ENDPOINTS_SHOWN:
-            self._queue.labels(OTHERS, OTHERS).set(sum(depth for _, depth in ordered[ENDPOINTS_SHOWN:]))
+        windows = Totals("oncue_rule_windows_open", "Open windows of each rule.", "rule")
+        waiting = Totals("oncue_rule_events_waiting", "Events in them.", "rule")
+        for rule, counts in by_rule.items():
+            label = (self._rule_label(rule),)
+            windows.add(label, counts[0])
+            waiting.add(label, counts[1])
+        self._windows.set((windows, waiting))
 
     def agent_refused(self, reason: str, count: int) -> None:
         """Count what an agent may not send. `reason`: one of a few words."""
@@ -192,6 +182,7 @@ class Metrics:
                 out["rule"] = OTHERS
             if out.get("owner", owner) != owner:
                 out["owner"] = out["endpoint"] = OTHERS
+                out |= {"reason": OTHERS} if "reason" in out else {}
             return out
 
         return generate_latest(_Restricted(self.registry, visible))
@@ -247,8 +238,8 @@ class HttpCounts(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the series. See prometheus_client."""
         requests = CounterMetricFamily("oncue_http_requests", "Requests answered.", labels=["route", "status"])
-        for route, by_status in self._by_route.items():
-            for status, count in by_status.items():
+        for route, by_status in list(self._by_route.items()):  # copies: the loop goes on counting
+            for status, count in list(by_status.items()):
                 requests.add_metric([route, str(status)], count)
         yield requests
         bounds = [*(str(float(b)) for b in _FAST), "+Inf"]
