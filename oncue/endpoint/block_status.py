@@ -125,7 +125,7 @@ def _report(table: BlockTable, block: BlockRecord) -> BlockReport:
 
 
 def _reason(waits: str) -> str:
-    """Return the scheduler's reason alone: Resources of "PENDING (Resources; expected ...)".
+    """Return the scheduler's reason alone: Resources of "PENDING (Resources; ...)".
 
     It is a label of metrics: times and numbers would make a series of each.
     """

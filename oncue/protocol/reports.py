@@ -1,4 +1,4 @@
-"""Records of `oncue.reports`: what agents tell about running tasks, workers and blocks.
+"""Records of `oncue.reports`: running tasks, workers and blocks, as agents tell.
 
 They may be lost. See records.py for the rules of all records.
 """

@@ -29,7 +29,10 @@ Key = tuple[str, str]  # endpoint, owner
 
 
 class EndpointLoad(msgspec.Struct, frozen=True):
-    """Load of one endpoint. `usage`: its agent's newest report; None: the agent is away."""
+    """Load of one endpoint.
+
+    `usage`: its agent's newest report; None: the agent is away.
+    """
 
     name: str
     owner: str
@@ -111,7 +114,7 @@ def _blocks(usages: Iterable[tuple[Key, Usage]]) -> Iterator[Metric]:
 
 
 def pending_reason(usage: Usage) -> str:
-    """Return the scheduler's reason, or the limit, for which no more workers come; or ""."""
+    """Return the scheduler's reason, or the limit, that holds blocks back; or ""."""
     if usage.breaker:
         return BREAKER
     waits = next((b.waits for b in usage.blocks if b.waits), "")

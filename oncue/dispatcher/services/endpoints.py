@@ -148,9 +148,10 @@ class EndpointService:
     # ------------------------------------------------------------ look up
 
     async def all(self, caller: Caller, after: str = "", limit: int = 0) -> list[r.EndpointInfo]:
-        """Return the endpoints that the caller may see, by name; at most `limit`, unless it is 0.
+        """Return the endpoints that the caller may see, by name.
 
-        `after`: id of the last one that was seen. Raises NotFound if there is none.
+        At most `limit`; 0: all. `after`: id of the last one that was seen. Raises NotFound if there
+        is none.
         """
         registry = self._context.registry
         counts, reports = await self._context.view.open_counts(), await self._reports()
@@ -316,7 +317,7 @@ def _info_by_report(e: EndpointRecord, waiting: int, report: Usage | None, why: 
 
 
 def _with_usage(info: r.EndpointInfo, usage: Usage | None) -> r.EndpointInfo:
-    """Return the endpoint with the workers, machine and blocks that its agent has told."""
+    """Return the endpoint with workers, machine and blocks of its agent's report."""
     if usage is None:
         return info
     info = msgspec.structs.replace(
