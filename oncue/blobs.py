@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -269,6 +269,13 @@ class Blobs:
 
     # ------------------------------------------------------------ delete
 
+    def written_s(self, sha256: str) -> float:
+        """Return the time of the last write in unix seconds; 0 if there is no such blob."""
+        try:
+            return self._path(sha256).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def delete(self, sha256: str) -> bool:
         """Delete a blob. Return False if there was none."""
         try:
@@ -285,19 +292,28 @@ class Blobs:
 
         File times are the system clock's. If it was stepped back, fresh files look old.
         """
-        older_than_s -= max(0.0, -process_clock.behind_us() / 1e6)
         deleted = 0
+        for sha256, _ in self.written_before(older_than_s):
+            if sha256 not in keep:
+                deleted += self.delete(sha256)
+        self.delete_abandoned()
+        return deleted
+
+    def written_before(self, older_than_s: float) -> Iterator[tuple[str, float]]:
+        """Yield (blob, time) of those that were written before this unix time, in seconds."""
+        older_than_s -= max(0.0, -process_clock.behind_us() / 1e6)
         for entry in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             with contextlib.suppress(FileNotFoundError):
-                if entry.name not in keep and entry.stat().st_mtime < older_than_s:
-                    entry.unlink()
-                    deleted += 1
+                if (written_s := entry.stat().st_mtime) < older_than_s and _SHA.match(entry.name):
+                    yield entry.name, written_s
+
+    def delete_abandoned(self) -> None:
+        """Delete uploads without a write for a day."""
         stale = min(time.time(), now_us() / 1e6) - _STALE_TMP_S
         for entry in self._tmp.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat().st_mtime < stale:
                     entry.unlink()
-        return deleted
 
     def _path(self, sha: str) -> Path:
         _check(sha)

@@ -26,6 +26,7 @@ from oncue.disk.private_files import close_to_others, make_files_private
 from oncue.endpoint import settings as folder_settings
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
+from oncue.endpoint.agent.blob_sweep import BlobSweep
 from oncue.endpoint.agent.effects import Connect
 from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import ServerList
@@ -118,6 +119,7 @@ class AgentProcess:
         if isinstance(self._workers, BlockWorkers):
             self._loop.watch(self._workers.fd, self._workers.on_readable)
         self._machine = MachineMeter()
+        self._sweep = BlobSweep(self.agent, folder / "blobs")
         self._usage_us = self._status_us = 0
         self._status = b""
         self._why = self._remedy = ""  # why the server refuses the key; remedy
@@ -170,6 +172,7 @@ class AgentProcess:
             return
         self._status_us = at
         self._claim.beat()
+        self._sweep.check(at)
         if step_us := process_clock.observe():
             log.warning("the system clock was stepped by %+.1f s; the agent keeps its own time", step_us / 1e6)
         self._workers.report()

@@ -93,9 +93,10 @@ class MemoryCache:
     def finish_blob(self, sha256: str) -> None:
         self.whole[sha256] = bytes(self.partial.pop(sha256, b""))
 
-    def drop_blob(self, sha256: str) -> None:
+    def drop_blob(self, sha256: str, fresh_s: float = 0.0) -> bool:
         self.whole.pop(sha256, None)
         self.partial.pop(sha256, None)
+        return True
 
     def blobs(self) -> list[str]:
         return list(self.whole)

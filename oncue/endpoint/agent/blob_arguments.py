@@ -42,6 +42,7 @@ class BlobArguments:
         self._waits: dict[bytes, _Waiting] = {}
         self._waiting_for: dict[str, dict[bytes, None]] = {}  # blob -> tasks that wait for it
         self._unneeded: dict[str, int] = {}  # blob -> since when nobody needs it
+        self._drop_us = 0  # next time to look at them
 
     def require(self, group: AttemptGroup, task: TaskRecord, blobs: tuple[str, ...]) -> list[str]:
         """Register a task's blobs. Return those for which the task must wait."""
@@ -119,11 +120,12 @@ class BlobArguments:
                 users.discard(task_id)
                 if not users:
                     del self.users[sha256]
-                    self._unneeded[sha256] = now_us
+                    self.mark_unneeded(sha256, now_us)
 
     def mark_unneeded(self, sha256: str, now_us: int) -> None:
         """Let a blob go that was here for another reason."""
         self._unneeded[sha256] = now_us
+        self._drop_us = min(self._drop_us, now_us + LINGER_US)
 
     def drop(self, now_us: int, uploads: Container[str]) -> None:
         """Delete blobs that were unneeded for LINGER_US.
@@ -131,9 +133,13 @@ class BlobArguments:
         The delay is needed: a worker may have found the blob here, and its result that names it is
         on its way.
         """
+        if now_us <= self._drop_us:
+            return
         for sha256, since_us in list(self._unneeded.items()):
             if sha256 in self.users or sha256 in uploads:
                 del self._unneeded[sha256]
             elif now_us - since_us > LINGER_US:
                 del self._unneeded[sha256]
-                self._cache.drop_blob(sha256)
+                if not self._cache.drop_blob(sha256, LINGER_US / 1e6):
+                    self._unneeded[sha256] = now_us
+        self._drop_us = min(self._unneeded.values(), default=now_us) + LINGER_US

@@ -6,6 +6,7 @@ Workers share the blob folder.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +64,15 @@ class DiskCache:
                 upload = self._blobs.upload(sha256)
             upload.finish()
 
-    def drop_blob(self, sha256: str) -> None:
+    def drop_blob(self, sha256: str, fresh_s: float = 0.0) -> bool:
+        if fresh_s and 0.0 <= time.time() - self._blobs.written_s(sha256) < fresh_s:
+            return False
         upload = self._uploads.pop(sha256, None)
         if upload is not None:
             upload.abort()
         with contextlib.suppress(OSError, OncueError):
             self._blobs.delete(sha256)
+        return True
 
     def blobs(self) -> list[str]:
         return [p.name for p in self._blobs.folder.glob("[0-9a-f][0-9a-f]/*")]

@@ -48,7 +48,12 @@ class BlobCache(Protocol):
 
     def finish_blob(self, sha256: str) -> None: ...
 
-    def drop_blob(self, sha256: str) -> None: ...
+    def drop_blob(self, sha256: str, fresh_s: float = 0.0) -> bool:
+        """Delete a blob, unless it was written in the last `fresh_s` seconds.
+
+        Return False if it stays.
+        """
+        ...
 
     def blobs(self) -> list[str]: ...
 

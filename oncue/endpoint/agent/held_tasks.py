@@ -19,7 +19,7 @@ from oncue.endpoint.agent.effects import CancelRunning, Effect, LogLine, RunTask
 from oncue.endpoint.agent.fetcher import BlobCache, ContentFetcher, Download
 from oncue.endpoint.agent.function_cache import FunctionCache
 from oncue.endpoint.agent.known_nodes import KnownNodes
-from oncue.endpoint.agent.outbox import Outbox
+from oncue.endpoint.agent.outbox import Outbox, blobs_of_end
 from oncue.endpoint.agent.prefetch import PrefetchLimit
 from oncue.endpoint.agent.task_queue import COST_OF_TASK, AttemptGroup, TaskQueue
 from oncue.endpoint.agent.unclaimed_tasks import CLAIM_US, ClaimedTasks, UnclaimedTasks
@@ -241,7 +241,8 @@ class HeldTasks:
         for e in ends:
             group = queue.finish(e.id)
             if group is None:
-                continue  # a duplicate
+                self._give_up(e)  # a duplicate
+                continue
             self.running -= 1
             if group is not current:
                 if finished and current is not None:
@@ -258,6 +259,9 @@ class HeldTasks:
         """Return the ends, with those of tasks that are given back marked so."""
         here = [e.status == CANCELLED and e.id in self._recalled for e in ends]
         self._recalled.difference_update([e.id for e in ends])
+        for e, back in zip(ends, here, strict=True):
+            if back:
+                self._give_up(e)
         return [replace(e, value=bridge.RECALLED) if back else e for e, back in zip(ends, here, strict=True)]
 
     def requeue(self, tasks: Iterable[TaskRecord]) -> None:
@@ -391,6 +395,17 @@ class HeldTasks:
         ]
         self.outbox.add((group.call_raw, group.accepted_us), ends)
         self._arguments.release((t.id for t in tasks), self.now_us)
+
+    def _give_up(self, ended: Ended) -> None:
+        """Let the blobs go of an outcome that nobody needs."""
+        for blob in blobs_of_end(ended):
+            self._drop_blob_of_result(blob.sha256)
+
+    def drop_given_up(self, blobs: Iterable[str]) -> None:
+        """Let those of these old blobs go that no task needs."""
+        for sha256 in blobs:
+            if sha256 not in self._arguments.users and sha256 not in self.outbox.uploads:
+                self._drop_blob_of_result(sha256)
 
     def _drop_blob_of_result(self, sha256: str) -> None:
         self._arguments.mark_unneeded(sha256, self.now_us)

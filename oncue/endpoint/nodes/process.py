@@ -23,6 +23,7 @@ from oncue import curve
 from oncue.clocks.process import now_us, process_clock
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
+from oncue.endpoint.agent.blob_sweep import BlobSweep
 from oncue.endpoint.agent.effects import Connect
 from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.session import SessionPhase
@@ -103,6 +104,7 @@ class NodeProcess:
         self._socket = AgentSocket(keys)
         self.loop = AgentLoop(self.agent, self.pool, self._socket, self._dial)
         self._machine = MachineMeter()
+        self._sweep = BlobSweep(self.agent, folder / "blobs")
         self._usage_us = self._checked_us = self._refused_us = 0
         self._seen_us = now_us()  # when it was connected last
         self._trouble = ""
@@ -135,6 +137,7 @@ class NodeProcess:
             return
         self._checked_us = at
         process_clock.observe()
+        self._sweep.check(at)
         if self.pool.trouble != self._trouble:
             self._trouble = self.pool.trouble
             log.error("%s", self._trouble or "workers start again")

@@ -10,6 +10,7 @@ import msgspec
 
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.effects import Connect, Effect, RememberServers, RunTasks, SendMessage
+from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.journal import BLOCK, Journal, pack
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.block_records import BlockPhase, BlockRecord
@@ -32,11 +33,18 @@ def task(n: int) -> TaskRecord:
 class Bench:
     """An agent, and what its bridge would see."""
 
-    def __init__(self, file: MemoryFile | None = None, *, body: bool = True, new_identity: bytes = b"journal1") -> None:
+    def __init__(
+        self,
+        file: MemoryFile | None = None,
+        *,
+        body: bool = True,
+        new_identity: bytes = b"journal1",
+        cache: BlobCache | None = None,
+    ) -> None:
         self.file = file or MemoryFile()
-        self.cache = MemoryCache()
+        self.cache = cache or MemoryCache()
         if body:
-            self.cache.bodies[FUNCTION] = BODY
+            self.cache.write_function(FUNCTION, BODY)
         who = AgentIdentity("ep", "1", "3.12", "host", 7, b"boot8888")
         journal = Journal(self.file, new_identity)
         self.now_us = 1_000_000

@@ -18,12 +18,16 @@ class Cache:
 
     def __init__(self) -> None:
         self.here: set[str] = set()
+        self.fresh: set[str] = set()  # written just now
 
     def has_blob(self, sha256: str) -> bool:
         return sha256 in self.here
 
-    def drop_blob(self, sha256: str) -> None:
+    def drop_blob(self, sha256: str, fresh_s: float = 0.0) -> bool:
+        if fresh_s and sha256 in self.fresh:
+            return False
         self.here.discard(sha256)
+        return True
 
 
 @pytest.fixture
@@ -91,4 +95,15 @@ def test_a_blob_goes_when_its_last_task_has_ended_for_a_while(arguments: BlobArg
     assert cache.here == {B}, "a result of this content is on its way"
     arguments.mark_unneeded(B, 0)
     arguments.drop(LINGER_US + 1, ())
+    assert not cache.here
+
+
+def test_an_unneeded_blob_that_a_worker_has_just_written_again_stays(arguments: BlobArguments, cache: Cache) -> None:
+    cache.here = cache.fresh = {A}
+    arguments.mark_unneeded(A, 0)
+    arguments.drop(LINGER_US + 1, ())
+    assert cache.here == {A}, "its result is on its way"
+
+    cache.fresh = set()
+    arguments.drop(LINGER_US * 2 + 2, ())
     assert not cache.here
