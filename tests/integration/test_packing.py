@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import oncue
-from oncue.endpoint.pool.capacity import NodeCapacity
+from oncue.endpoint.pool.capacity import NodeCapacity, capacity_here
+from oncue.endpoint.pool.pinning import Pinning, gpu_devices, worker_variables
 from oncue.functions import Packed, pack_function
 from oncue.ids import new_uuid7
 from oncue.protocol.payload import pack_args, unpack
@@ -58,6 +59,17 @@ def test_more_workers_than_cores_have_one_core_each() -> None:
     assert NodeCapacity(8, 2, 1 << 30, 0).width(Resources(cores=8)) == 8
     assert NodeCapacity(2, 64, 1 << 30, 0).width(Resources(cores=32)) == 1
     assert "has none" in NodeCapacity(2, 2, 1 << 30, 0).misfit(Resources(gpus=1))
+
+
+def test_pinned_workers_have_no_more_than_they_are_pinned_to() -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    own = worker_variables(Pinning("gpus", cores=1, gpus=1), 2, range(64), gpu_devices(environ))
+
+    found = capacity_here(2, environ, own)
+
+    assert (found.cores, found.gpus) == (2, 2)
+    assert found.width(Resources(gpus=2)) == 2
+    assert capacity_here(2, environ, worker_variables(None, 2, [], {})).gpus == 4
 
 
 @pytest.fixture

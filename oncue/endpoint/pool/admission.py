@@ -3,24 +3,36 @@
 A task that states `cores: 4` takes the room of 4 workers of one core: while it runs in one of them,
 three others stay idle. Until so many are idle, such a task waits at the agent, and the pool gives
 room to no other: it would wait for ever behind small ones.
+
+Where workers are pinned, it runs in one that is pinned to what all four have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from oncue.endpoint.pool.capacity import NodeCapacity
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.worker_process import WorkerProcess
+from oncue.protocol.run_options import Resources
 
 OFFER_US = 1_000_000  # for which room that a waiting task needs is offered to no other
+
+
+class Place(NamedTuple):
+    """A worker for a chunk. `new`: its successor runs the chunk, pinned to these numbers."""
+
+    worker: WorkerProcess
+    numbers: tuple[int, ...]  # of the workers whose room the chunk takes
+    new: bool = False
 
 
 class Admission:
     """Room of a pool's workers. `sizer` knows which chunks are short."""
 
-    def __init__(self, capacity: NodeCapacity, sizer: ChunkSizer) -> None:
-        self.capacity, self._sizer = capacity, sizer
+    def __init__(self, capacity: NodeCapacity, sizer: ChunkSizer, *, pinned: bool = False) -> None:
+        self.capacity, self._sizer, self._pinned = capacity, sizer, pinned
         self._waits = 0  # workers that a task needs, which the agent has
         self._offered_us = 0  # since when there is room for it
 
@@ -39,40 +51,73 @@ class Admission:
             self._waits = self._offered_us = 0
         return 1
 
-    def fit(self, workers: Collection[WorkerProcess], width: int, fresh: bool) -> list[WorkerProcess]:
-        """Return the workers that a chunk may go to now.
+    def place(
+        self, workers: Collection[WorkerProcess], function: str, resources: Resources, fresh: bool
+    ) -> Place | None:
+        """Return where a chunk of a function may run now; None: nowhere.
 
-        None: if it is wide, room is made for it. `fresh`: it needs a worker without another chunk.
+        Then room is made for it if it needs several workers. `fresh`: in one that has run nothing.
         """
+        width = self.capacity.width(resources)
         free, behind = self._with_room(workers, _blocked(workers))
         if width < self._waits:
-            return []
-        if width == 1:
-            return free if fresh else free + behind
-        if len(free) < width:
-            self._waits = width
-            return []
-        self._waits = self._offered_us = 0
-        return free
+            return None
+        if width > 1:
+            if len(free) < width:
+                self._waits = width
+                return None
+            self._waits = self._offered_us = 0
+        group = _neighbours(free, width) if width > 1 and self._pinned else ()
+        found = [w for w in free if w.number in group] if group else free if fresh else free + behind
+        if not found:
+            return None
+        w = min(found, key=lambda w: (fresh and w.count > 0, self._is_other(w, group), *_cost(w, function)))
+        numbers = group or (w.number,)
+        if len(numbers) < width:
+            numbers = (w.number, *(x.number for x in free if x is not w))[:width]
+        return Place(w, numbers, new=(fresh and w.count > 0) or self._is_other(w, group))
+
+    def _is_other(self, w: WorkerProcess, group: tuple[int, ...]) -> bool:
+        """Return True if a worker is pinned to other things than a chunk that takes a group."""
+        return self._pinned and w.numbers != (group or (w.number,))
 
     def _with_room(
-        self, workers: Collection[WorkerProcess], blocked: int
+        self, workers: Collection[WorkerProcess], blocked: set[int]
     ) -> tuple[list[WorkerProcess], list[WorkerProcess]]:
         """Return the workers that take a chunk now: those without one, and the others."""
         room = [w for w in workers if self.room_of(w)]
-        return [w for w in room if not w.chunks][blocked:], [w for w in room if w.chunks]
+        return [w for w in room if not w.chunks and w.number not in blocked], [w for w in room if w.chunks]
 
     def room_of(self, w: WorkerProcess) -> int:
         """Return how many chunks a worker takes now: two short ones, or one."""
         if not w.ready or w.stop is not None or w.ending or w.pipe_closed_us or len(w.chunks) > 1:
             return 0
-        if w.retired_us or (w.chunks and (w.chunks[0].properties.fresh or w.chunks[0].width > 1)):
+        if w.retired_us or (w.chunks and (w.chunks[0].properties.fresh or len(w.chunks[0].numbers) > 1)):
             return 0
         if not w.chunks:
             return 2 if w.functions and self._sizer.short(next(reversed(w.functions))) else 1
         return 1 if self._sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
 
 
-def _blocked(workers: Collection[WorkerProcess]) -> int:
-    """Return how many workers stay idle for the wide tasks of others."""
-    return sum(chunk.width - 1 for w in workers for chunk in w.chunks)
+def _cost(w: WorkerProcess, function: str) -> tuple[int, bool]:
+    return len(w.chunks), function not in w.functions
+
+
+def _blocked(workers: Collection[WorkerProcess]) -> set[int]:
+    """Return the numbers of the workers whose room wide tasks in others take."""
+    return {n for w in workers for chunk in w.chunks if len(chunk.numbers) > 1 for n in chunk.numbers}
+
+
+def _neighbours(free: list[WorkerProcess], width: int) -> tuple[int, ...]:
+    """Return the numbers of so many free workers: neighbours, which share caches and links.
+
+    If one is pinned to what so many have, those.
+    """
+    numbers = sorted(w.number for w in free)
+    for w in free:
+        if len(w.numbers) == width and set(w.numbers) <= set(numbers):
+            return w.numbers
+    first = min(
+        range(len(numbers) - width + 1), key=lambda i: (numbers[i + width - 1] - numbers[i], numbers[i] % width)
+    )
+    return tuple(numbers[first : first + width])

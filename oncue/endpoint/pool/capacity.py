@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import psutil
 
 from oncue.endpoint.pool.limits import cores
-from oncue.endpoint.pool.pinning import gpu_devices
+from oncue.endpoint.pool.pinning import GPU_VARIABLES, gpu_devices, listed, union
+from oncue.endpoint.worker.affinity import CORES
 from oncue.protocol.run_options import Resources
 from oncue.quantities import size_text
 
@@ -65,7 +66,16 @@ def _workers(share: int, whole: int, workers: int) -> int:
     return min(workers, -(-share * workers // whole)) if whole else workers
 
 
-def capacity_here(workers: int, environ: Mapping[str, str]) -> NodeCapacity:
-    """Return the capacity of this machine for a pool's workers."""
-    gpus = max((len(devices) for devices in gpu_devices(environ).values()), default=0)
-    return NodeCapacity(workers, cores(), psutil.virtual_memory().total, gpus)
+def capacity_here(workers: int, environ: Mapping[str, str], own: Sequence[Mapping[str, str]] = ()) -> NodeCapacity:
+    """Return the capacity of this machine for a pool's workers.
+
+    `own`: the variables of each, if they are pinned; they have no more than these name.
+    """
+    pinned = {name: listed(value) for name, value in union(own).items()}
+    gpus = {name: pinned[name] for name in GPU_VARIABLES if name in pinned} or gpu_devices(environ)
+    return NodeCapacity(
+        workers,
+        len(pinned.get(CORES, ())) or cores(),
+        psutil.virtual_memory().total,
+        max(map(len, gpus.values()), default=0),
+    )

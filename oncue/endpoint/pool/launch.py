@@ -15,7 +15,7 @@ from oncue.endpoint.containers.base import ContainerRuntime, WorkerCommand
 from oncue.endpoint.containers.host import HostRuntime
 from oncue.endpoint.pool.environment import worker_environment
 from oncue.endpoint.pool.limits import WorkerLimits, limit_variables
-from oncue.endpoint.pool.pinning import Pinning, cores_here, gpu_devices, worker_variables
+from oncue.endpoint.pool.pinning import Pinning, cores_here, gpu_devices, union, worker_variables
 from oncue.endpoint.pool.task_folders import TASKS, TASKS_VARIABLE
 from oncue.functions.siblings import ROOT_VARIABLE, remove_old
 
@@ -31,9 +31,15 @@ class WorkerLaunch(msgspec.Struct, frozen=True):
     env: Mapping[str, str]
     own: Sequence[Mapping[str, str]] = ()  # variables of each worker, by its number
 
-    def environment(self, number: int) -> dict[str, str]:
-        """Return the variables of the worker with this number."""
-        return {**self.env, **(self.own[number] if self.own else {}), "ONCUE_WORKER": str(number)}
+    @property
+    def pinned(self) -> bool:
+        """True if workers have cores or GPUs of their own."""
+        return any(self.own)
+
+    def environment(self, number: int, numbers: Sequence[int]) -> dict[str, str]:
+        """Return the variables of a worker that is pinned to what these numbers have."""
+        own = union([self.own[n] for n in numbers]) if self.own else {}
+        return {**self.env, **own, "ONCUE_WORKER": str(number)}
 
     def command_line(self, descriptors: tuple[int, int, int]) -> list[str]:
         """Return the command line of a worker that inherits these descriptors."""

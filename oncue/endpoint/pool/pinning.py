@@ -1,7 +1,8 @@
 """Cores and GPUs of each worker of a pool: it uses its own, and sees no others.
 
 A worker's cores are in ONCUE_CORES, which it obeys when it starts (affinity). Its GPUs are in the
-variables that CUDA, ROCm and Level Zero read.
+variables that CUDA, ROCm and Level Zero read. Both are read once, so a task that takes the room of
+several workers runs in a new one, which has the cores and GPUs of all of these.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Pinning(msgspec.Struct, frozen=True):
 
 def gpu_devices(environ: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the GPUs that are visible here, by the variables that choose among them."""
-    found = {name: _listed(environ[name]) for name in GPU_VARIABLES if environ.get(name)}
+    found = {name: listed(environ[name]) for name in GPU_VARIABLES if environ.get(name)}
     if found:
         return found
     try:
@@ -47,7 +48,8 @@ def gpu_devices(environ: Mapping[str, str]) -> dict[str, list[str]]:
     return {GPU_VARIABLES[1]: [str(n) for n in range(amd)]} if amd else {}
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """Return the devices that a variable names."""
     return [d.strip() for d in text.split(",") if d.strip() and d.strip() != "-1"]
 
 
@@ -83,6 +85,15 @@ def _share(given: Sequence[T], number: int, workers: int, each: int) -> list[T]:
     size = min(each or max(1, len(given) // workers), len(given))
     first = number * size
     return [given[(first + n) % len(given)] for n in range(size)]
+
+
+def union(variables: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the variables of one worker that has what several are pinned to."""
+    names = dict.fromkeys(name for each in variables for name in each)
+    return {
+        name: ",".join(dict.fromkeys(device for each in variables for device in listed(each.get(name, ""))))
+        for name in names
+    }
 
 
 def cores_here() -> list[int]:

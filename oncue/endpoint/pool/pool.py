@@ -17,7 +17,6 @@ Never blocks but in `close`.
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Unpack
 
 from oncue.clocks.process import now_us
-from oncue.endpoint.pool.admission import Admission
+from oncue.endpoint.pool.admission import Admission, Place
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.capacity import capacity_here
 from oncue.endpoint.pool.chunk_size import ChunkSizer
@@ -81,7 +80,9 @@ class Pool:
         self._workers: dict[int, WorkerProcess] = {}  # by the fd that is read
         self._deadly = DeadlyTasks()
         self._chunk_sizer = ChunkSizer()
-        self._admission = Admission(capacity_here(workers, os.environ), self._chunk_sizer)
+        self._admission = Admission(
+            capacity_here(workers, launch.env, launch.own), self._chunk_sizer, pinned=launch.pinned
+        )
         self._collector = EventCollector(self._chunk_sizer)
         self._bodies = FunctionBodies()
         self._oom = OomWatch()
@@ -151,20 +152,19 @@ class Pool:
         resources = merged(options, properties.run).resources
         if why := self.misfit(resources):
             return self._collector.refuse(function, attempt, tasks, why)
-        width = self._admission.capacity.width(resources)
-        fit = [] if self._closing else self._admission.fit(self._workers.values(), width, properties.fresh)
-        found = min(fit, key=lambda w: (len(w.chunks), function not in w.functions), default=None)
-        if properties.fresh:
-            found = self._fresh_worker(fit)
-        if found is None:
+        workers = () if self._closing else self._workers.values()
+        place = self._admission.place(workers, function, resources, properties.fresh)
+        if place is None or (w := self._worker_at(place)) is None:
             return self._collector.events.requeue.append((function, attempt, tasks))
-        found.send(function, body, properties, attempt, timeout_ms, tasks, options, width)
+        w.send(function, body, properties, attempt, timeout_ms, tasks, options, place.numbers)
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
-    def _fresh_worker(self, idle: list[WorkerProcess]) -> WorkerProcess | None:
-        """Return a worker that has run nothing, which may still be starting."""
-        fresh = next((w for w in idle if not w.count), None)
-        if fresh is None and idle and (fresh := self._starts.succeed(idle[0], now_us())) is not None:
+    def _worker_at(self, place: Place) -> WorkerProcess | None:
+        """Return the worker of a place, a new one if need be, which may still be starting."""
+        if not place.new:
+            return place.worker
+        fresh = self._starts.succeed(place.worker, place.numbers, now_us())
+        if fresh is not None:
             self._add(fresh)
         return fresh
 

@@ -42,12 +42,12 @@ class ChunkInFlight:
         "end",
         "function",
         "n",
+        "numbers",
         "properties",
         "received",
         "tasks",
         "timeout_us",
         "used_bytes",
-        "width",
     )
 
     def __init__(
@@ -58,9 +58,9 @@ class ChunkInFlight:
         attempt: int,
         timeout_ms: int,
         tasks: list[TaskRecord],
-        width: int = 1,
+        numbers: tuple[int, ...] = (),
     ) -> None:
-        self.properties, self.width = properties, width  # of the room of so many workers
+        self.properties, self.numbers = properties, numbers  # of the workers whose room it takes
         self.used_bytes = 0  # memory, if that is more than the function may use
         self.n, self.function, self.attempt, self.tasks = n, function, attempt, tasks
         self.timeout_us = timeout_ms * 1000
@@ -80,8 +80,11 @@ class WorkerProcess:
     Raises OSError if it cannot be started.
     """
 
-    def __init__(self, name: str, number: int, launch: WorkerLaunch, now_us: int) -> None:
+    def __init__(
+        self, name: str, number: int, launch: WorkerLaunch, now_us: int, numbers: tuple[int, ...] = ()
+    ) -> None:
         self.name, self.number = name, number
+        self.numbers = numbers or (number,)  # to whose cores and GPUs it is pinned
         self.ready = False
         self.spawned_us = now_us
         self.chunks: deque[ChunkInFlight] = deque()
@@ -122,7 +125,7 @@ class WorkerProcess:
                 process_group=0,  # a Ctrl-C is for the agent; and its children can be ended with it
                 cwd=folder,
                 umask=inherited_umask(),
-                env=launch.environment(self.number),
+                env=launch.environment(self.number, self.numbers),
             )
         except BaseException:
             for fd in (self.fd_in, self.fd_out, self.capture):
@@ -148,9 +151,12 @@ class WorkerProcess:
         timeout_ms: int,
         tasks: list[TaskRecord],
         options: RunOptions | None = None,
-        width: int = 1,
+        numbers: tuple[int, ...] = (),
     ) -> None:
-        """Send a chunk, after its function if the worker does not have it."""
+        """Send a chunk, after its function if the worker does not have it.
+
+        `numbers`: of the workers whose room it takes.
+        """
         if function in self.functions:
             self.functions.move_to_end(function)
         else:
@@ -162,7 +168,7 @@ class WorkerProcess:
         if not self.chunks:
             self.moved_s = time.monotonic()
         self._out += pack(TaskChunk(self.count, function, attempt, tasks, options))
-        self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks, width))
+        self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks, numbers))
         self.write()
 
     @property

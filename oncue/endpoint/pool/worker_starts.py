@@ -45,17 +45,20 @@ class WorkerStarts:
         started = [w for number in due if (w := self._start(number, now_us)) is not None]
         return started, min((at for at, _ in self._due), default=None)
 
-    def succeed(self, w: WorkerProcess, now_us: int) -> WorkerProcess | None:
-        """Retire an idle worker and start its successor at once. None if that fails."""
-        fresh = self._start(w.number, now_us)
+    def succeed(self, w: WorkerProcess, numbers: tuple[int, ...], now_us: int) -> WorkerProcess | None:
+        """Retire an idle worker and start its successor at once. None if that fails.
+
+        The successor is pinned to what the workers with these numbers have.
+        """
+        fresh = self._start(w.number, now_us, numbers)
         w.succeeded = True
         w.retire(now_us)
         return fresh
 
-    def _start(self, number: int, now_us: int) -> WorkerProcess | None:
+    def _start(self, number: int, now_us: int, numbers: tuple[int, ...] = ()) -> WorkerProcess | None:
         self._names += 1
         try:
-            return WorkerProcess(f"w{self._names}", number, self._launch, now_us)
+            return WorkerProcess(f"w{self._names}", number, self._launch, now_us, numbers or (number,))
         except OSError as e:  # no memory, no processes, no such Python
             self.trouble = f"a worker cannot be started: {e}"
             self._due.append((now_us + 5_000_000, number))
