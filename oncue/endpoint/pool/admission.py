@@ -21,7 +21,10 @@ OFFER_US = 1_000_000  # for which room that a waiting task needs is offered to n
 
 
 class Place(NamedTuple):
-    """A worker for a chunk. `new`: its successor runs the chunk, pinned to these numbers."""
+    """A worker for a chunk.
+
+    `new`: its successor runs the chunk, pinned to what these numbers have.
+    """
 
     worker: WorkerProcess
     numbers: tuple[int, ...]  # of the workers whose room the chunk takes
@@ -78,7 +81,7 @@ class Admission:
         return Place(w, numbers, new=(fresh and w.count > 0) or self._is_other(w, group))
 
     def _is_other(self, w: WorkerProcess, group: tuple[int, ...]) -> bool:
-        """Return True if a worker is pinned to other things than a chunk that takes a group."""
+        """Return True if a worker is pinned to other things than a chunk needs."""
         return self._pinned and w.numbers != (group or (w.number,))
 
     def _with_room(
@@ -109,7 +112,7 @@ def _blocked(workers: Collection[WorkerProcess]) -> set[int]:
 
 
 def _neighbours(free: list[WorkerProcess], width: int) -> tuple[int, ...]:
-    """Return the numbers of so many free workers: neighbours, which share caches and links.
+    """Return the numbers of so many free workers that share caches and links.
 
     If one is pinned to what so many have, those.
     """

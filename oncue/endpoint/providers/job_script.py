@@ -21,6 +21,11 @@ _BODY = """export {began}=$(date +%s)
 {variables}
 {worker_init}
 
+ended() {{
+  {{ echo "$1" >{exit}.new && mv -f {exit}.new {exit}; }} 2>/dev/null
+  exit "$1"
+}}
+{check}
 child= told=
 trap 'told=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT USR1 USR2 XCPU
 {launched} &
@@ -35,8 +40,13 @@ if [ "$code" -gt 128 ]; then # of a signal that interrupted wait, or of the laun
   case "$last" in -*|127) ;; *) code=$last ;; esac # it is known already
 fi
 {cleanup}
-{{ echo "$code" >{exit}.new && mv -f {exit}.new {exit}; }} 2>/dev/null
-exit "$code"
+ended "$code"
+"""
+_CHECK = """command -v {launcher} >/dev/null || {{
+  echo "oncue: there is no {launcher} on $(uname -n): load its module in worker_init, or choose another launcher," \
+    "both in endpoint.yaml" >&2
+  ended 127
+}}
 """
 
 
@@ -87,6 +97,7 @@ def script_body(
     return _BODY.format(
         variables=_exports(dict(variables or {}) | dict(request.environment)),
         worker_init=options.worker_init,
+        check=_CHECK.format(launcher=options.launcher) if options.launcher not in ONE_NODE else "",
         launched=launched(options.launcher, request.command, node_script, request.nodes, options.launcher_options),
         began=BEGAN,
         cleanup=request.cleanup,

@@ -13,6 +13,19 @@ import shlex
 
 from oncue.endpoint.options.providers import Launcher
 
+_EACH_HOST = """all= told=
+trap "told=1; kill -TERM \\$all 2>/dev/null" TERM
+for host in $(cut -d " " -f 1 "$PE_HOSTFILE" | sort -u); do
+  qrsh -inherit -nostdin {options} "$host" /bin/bash "$0" & all="$all $!"
+done
+[ -z "$told" ] || kill -TERM $all 2>/dev/null
+last=0
+for each in $all; do
+  while :; do wait "$each"; code=$?; kill -0 "$each" 2>/dev/null || break; done
+  [ "$code" = 0 ] || last=$code
+done
+exit "$last" """
+
 LAUNCHERS: dict[Launcher, str] = {
     "simple": "/bin/bash -c {command}",
     # --overlap: tasks may start steps of their own beside it. Without -c it has all cores.
@@ -28,9 +41,8 @@ LAUNCHERS: dict[Launcher, str] = {
     " --bind none {options} /bin/bash -c {command}",
     "pbsdsh": "pbsdsh {options} -- /bin/bash {script}",
     "blaunch": 'blaunch {options} -z "$(sort -u "$LSB_DJOB_HOSTFILE" | tr "\\n" " ")" /bin/bash {script}',
-    # Grid Engine: one qrsh a host of the parallel environment
-    "qrsh": '/bin/bash -c \'cut -d " " -f 1 "$PE_HOSTFILE" | sort -u |'
-    ' xargs -P {nodes} -I HOST qrsh -inherit -nostdin {options} HOST /bin/bash "$0"\' {script}',
+    # Grid Engine: one qrsh a host of the parallel environment. TERM is handed on.
+    "qrsh": f"/bin/bash -c '{_EACH_HOST}' {{script}}",
 }
 ONE_NODE: frozenset[Launcher] = frozenset({"simple"})
 

@@ -30,6 +30,7 @@ class Dialect(Protocol):
     finished: Sequence[str]  # options of qselect that include jobs that have ended
     question: Sequence[str]  # of qstat
     limits: Mapping[int, JobEnding]  # exit codes of jobs that the scheduler ended
+    launcher_options: Mapping[str, str]  # by the launcher, for one process a node
 
     def directives(self, request: JobRequest) -> Iterable[str]:
         """Return lines of the script that name the size of the job."""
@@ -46,6 +47,7 @@ class PbsPro:
     finished: Sequence[str] = ("-x",)
     question: Sequence[str] = ("qstat", "-x", "-f", "-F", "json")
     limits: Mapping[int, JobEnding] = {-29: JobEnding.WALLTIME, -27: JobEnding.MEMORY, -26: JobEnding.MEMORY}
+    launcher_options: Mapping[str, str] = {}
 
     def __init__(self, options: PbsProOptions) -> None:
         self._options = options
@@ -79,6 +81,7 @@ class Torque:
     finished: Sequence[str] = ()
     question: Sequence[str] = ("qstat", "-f", "-1")
     limits: Mapping[int, JobEnding] = {-11: JobEnding.MEMORY, -12: JobEnding.WALLTIME, -13: JobEnding.WALLTIME}
+    launcher_options: Mapping[str, str] = {"pbsdsh": "-u"}  # else it starts one for each core
 
     def __init__(self, options: TorqueOptions) -> None:
         self._options = options
@@ -125,7 +128,8 @@ class PbsProvider:
 
     def submit(self, request: JobRequest) -> str:
         at = self._options
-        launch = LaunchOptions(at.worker_init, at.launcher, at.launcher_options)
+        more = f"{self._dialect.launcher_options.get(at.launcher, '')} {at.launcher_options}".strip()
+        launch = LaunchOptions(at.worker_init, at.launcher, more)
         script = write_script(self._files, request, self._directives(request), launch)
         job = submitted(self._commands, ["qsub", "-N", request.mark, "-r", "n", script], _JOB_ID)
         self._files.bind(job, request.mark)
