@@ -101,6 +101,16 @@ def test_the_environment_reaches_the_command_and_the_agents_does_not(
     assert not [v for v in variables if v.startswith("ONCUE_TOKEN")]
 
 
+def test_jobs_run_in_no_login_shell(site: Site, tmp_path: Path) -> None:
+    """A login shell reads the profile of whoever runs these tests."""
+    init = f"shopt -q login_shell && echo login >'{tmp_path}/shell' || echo plain >'{tmp_path}/shell'"
+    provider = site.provider_with(worker_init=init)
+
+    site.wait(provider.submit(JobRequest("oncue-ab12-plain", "true")), JobState.ENDED)
+
+    assert (tmp_path / "shell").read_text() == "plain\n"
+
+
 def test_a_submission_whose_answer_was_lost_is_found_by_its_mark(site: Site) -> None:
     provider = site.provider_with(command_timeout_ms=500)
     command = site.commands[0]

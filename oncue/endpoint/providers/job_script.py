@@ -78,7 +78,9 @@ def write_script(
         files.prune()
         if needs_script(options.launcher):
             exports = _exports(dict(variables or {}) | dict(request.environment))
-            files.write(request.mark, ".node", f"{exports}\n{options.worker_init}\n{request.command}\n")
+            # exec: TERM is for the command, and bash would end without handing it on.
+            command = f"exec /bin/bash -c {shlex.quote(request.command)}"
+            files.write(request.mark, ".node", f"{exports}\n{options.worker_init}\n{command}\n")
         files.path(request.mark, ".exit").unlink(missing_ok=True)
         lines = ["#!/bin/bash", *directives, "", script_body(files, request, options, variables)]
         return str(files.write(request.mark, ".sh", "\n".join(lines)))

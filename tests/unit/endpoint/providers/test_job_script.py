@@ -35,6 +35,24 @@ def test_variables_and_init_come_before_the_command(files: JobFiles) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("shell", [("bash",), ("bash", "--login")])
+def test_a_script_needs_neither_a_login_shell_nor_its_variables(
+    files: JobFiles, tmp_path: Path, shell: tuple[str, ...]
+) -> None:
+    (tmp_path / ".bash_profile").write_text("echo from the profile >&2; set -u; export A=profile\n")
+    request = JobRequest("m", 'echo "$A"; exit 4', environment={"A": "request"})
+    files.bind("1", "m")
+    script = write_script(files, request, [], LaunchOptions("export B=init"))
+
+    done = subprocess.run(
+        ["env", "-i", f"HOME={tmp_path}", "PATH=/usr/bin:/bin", *shell, script],
+        capture_output=True, text=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+
+    assert (done.stdout, done.returncode, files.exit_code("1")) == ("request\n", 4, 4)
+    assert done.stderr == ("from the profile\n" if "--login" in shell else "")
+
+
 def test_the_exit_code_is_left_behind(files: JobFiles) -> None:
     files.bind("17.server", "m")
     script = write_script(files, JobRequest("m", "echo last words >&2; exit 3"), [], LaunchOptions())
