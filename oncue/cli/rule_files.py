@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import msgspec
 
 from oncue.errors import Invalid, NotFound, OncueError, RuleFileError
 from oncue.extras import need
+from oncue.processes.garbage_collection import collect_seldom
 from oncue.protocol.api import Explanation
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
     Raises RuleFileError, Invalid if a file cannot be read, MissingExtra.
     """
     need("reading rule files")
-    gc.set_threshold(50_000, 50, 50)  # a rule has some 60 objects, which all stay
+    collect_seldom()
     from oncue.rules.parsing.rule_file import check_unique, parse, parse_together
     from oncue.triggers.catalog import OptionStructs
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from oncue.cli.output import say, when
+import click
+
+from oncue.cli.output import as_json, say, when
 from oncue.client import Client
 from oncue.client.task import Task
 from oncue.errors import NotFound, NotReady, Unreachable
@@ -19,6 +21,14 @@ class WaitProgress(NamedTuple):
     key: tuple[Any, ...]  # the line is printed when this changes; the text itself may hold a count
     waits: bool
     text: str
+
+
+def print_id(task: Task[Any], json_: bool) -> None:
+    """Print the id of an accepted task, for a command that does not wait for its end."""
+    if json_:
+        as_json({"id": task.id})
+    else:
+        click.echo(task.id)
 
 
 def await_end(client: Client, task: Task[Any]) -> BaseException | None:

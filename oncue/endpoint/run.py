@@ -9,7 +9,6 @@ the journal.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -50,6 +49,7 @@ from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
 from oncue.errors import OncueError, Refused
 from oncue.processes.children import adopt_orphans
+from oncue.processes.garbage_collection import collect_seldom, keep_what_is_here
 from oncue.processes.secrecy import drop_secrets, hide_from_tasks
 from oncue.protocol.bridge import OTHER_AGENT
 from oncue.text.log_lines import log_to
@@ -303,9 +303,8 @@ def main(argv: list[str] | None = None, *, provider: str = LOCAL, container: str
         log.info("stopped by hand: `oncue endpoint start` starts it")
         process.close()
         return 0
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    keep_what_is_here()
+    collect_seldom()
     try:
         process.run()
     except Refused as e:

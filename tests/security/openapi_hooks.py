@@ -10,6 +10,9 @@ from typing import Any
 
 import schemathesis
 
+from oncue.dispatcher.http.schemas import KEY_CHARS
+from oncue.protocol.stated_options import PATTERN_CHARS
+
 IDS: dict[str, str] = json.loads(os.environ.get("ONCUE_TEST_IDS", "{}"))
 LONGEST_WAIT_MS = 100
 PATHS = {
@@ -78,7 +81,7 @@ def _whole_numbers(value: Any) -> Any:
 @schemathesis.hook
 def map_headers(context: Any, headers: dict[str, Any] | None) -> dict[str, Any] | None:
     # The body's key, if there is one, has to be the same, and a batch's is a UUIDv7.
-    if headers and re.fullmatch(r"[ -~]{0,255}", str(headers.get("Idempotency-Key", ""))):
+    if headers and re.fullmatch(rf"[ -~]{{0,{KEY_CHARS}}}", str(headers.get("Idempotency-Key", ""))):
         headers.pop("Idempotency-Key", None)
     return headers
 
@@ -98,7 +101,9 @@ def map_body(context: Any, body: Any) -> Any:
         body["public_key"] = "i" * 40
     # What a glob, a size or a duration is, a pattern would not say.
     if isinstance(body.get("outputs"), list):
-        body["outputs"] = ["out/*.h5" if isinstance(o, str) and 1 <= len(o) <= 1_000 else o for o in body["outputs"]]
+        body["outputs"] = [
+            "out/*.h5" if isinstance(o, str) and 1 <= len(o) <= PATTERN_CHARS else o for o in body["outputs"]
+        ]
     if isinstance(resources := body.get("resources"), dict):
         texts = {"memory": "1GB", "walltime": "1h"}
         body["resources"] = {k: texts.get(k, v) if isinstance(v, str) else v for k, v in resources.items()}

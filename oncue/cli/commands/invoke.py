@@ -16,7 +16,7 @@ from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
 from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
-from oncue.cli.wait import await_end
+from oncue.cli.wait import await_end, print_id
 from oncue.client import Client
 from oncue.client.task import Task
 from oncue.errors import Invalid, TaskFailed
@@ -116,11 +116,7 @@ def invoke(
         task: Task[Any] = client.call(name, (), given, bound.options)
         task._wait_accepted()
         if not wait:
-            if json_:
-                as_json({"id": task.id})
-            else:
-                click.echo(task.id)
-            return
+            return print_id(task, json_)
         _show_end(client, task, file, json_)
 
 

@@ -12,7 +12,7 @@ from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, json_option, safe, say
 from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
-from oncue.cli.wait import await_end
+from oncue.cli.wait import await_end, print_id
 from oncue.client.files import ShellResult
 from oncue.client.task import Task
 from oncue.errors import Invalid, ShellFailed
@@ -82,8 +82,7 @@ def shell(
         task: Task[ShellResult] = client.call(function, (), values, bound.options)
         task._wait_accepted()
         if not wait:
-            as_json({"id": task.id}) if json_ else click.echo(task.id)
-            return
+            return print_id(task, json_)
         if follow and not json_:
             for part in client.tasks.logs(task.id, follow=True):
                 click.echo(safe(part, lines=True), nl=False)

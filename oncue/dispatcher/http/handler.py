@@ -27,6 +27,7 @@ from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.owner_memory import SMALL_BYTES, UNMADE_BYTES, OwnerMemory, memory_of
 from oncue.dispatcher.http.rate_limit import AddressLimit, RateLimit
 from oncue.dispatcher.http.route import ANONYMOUS, JSON, MSGPACK, Api, NoQuery, RequestContext, Route
+from oncue.dispatcher.http.schemas import POSITION_CHARS
 from oncue.dispatcher.http.streams import hold
 from oncue.dispatcher.off_loop import off_loop
 from oncue.errors import Invalid, OncueError, Unauthorized
@@ -189,7 +190,7 @@ class _Exchange:
 
 
 async def _wait_for(api: Api, position: str) -> None:
-    if len(position) > 1000 or not position.isascii() or not position.isprintable():
+    if len(position) > POSITION_CHARS or not position.isascii() or not position.isprintable():
         raise Invalid(f"the header {POSITION} is not a position", remedy="send back what an answer of oncue carried")
     await api.backend.wait_for(position)
 

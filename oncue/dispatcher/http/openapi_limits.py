@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from oncue.dispatcher.auth.scopes import SCOPES
-from oncue.dispatcher.http.schemas import LONGEST_MS
+from oncue.dispatcher.http.schemas import KEY_CHARS, LONGEST_MS, POSITION_CHARS
 from oncue.globs import MAX_CHARS
 from oncue.protocol.records import MAX_RETRIES, NAME_CHARS
 from oncue.view.lists import WORDS
@@ -31,7 +31,7 @@ _MEDIA = r"^[A-Za-z0-9_!#$&^.+-]+/[A-Za-z0-9_!#$&^.+*-]+ *(;[ -~]*)?$"
 
 #: Struct -> field -> what its schema has besides.
 FIELDS: dict[str, dict[str, Schema]] = {
-    "TaskRequest": _CALL | {"wait_ms": _MS, "key": {"maxLength": 255}},
+    "TaskRequest": _CALL | {"wait_ms": _MS, "key": {"maxLength": KEY_CHARS}},
     "BatchRequest": _CALL
     | {"key": {"pattern": r"^([0-9a-f]{32})?$"}, "payloads": {"items": {"minLength": 4, "pattern": _BASE64}}},
     "RetryPolicy": {
@@ -108,8 +108,8 @@ PARAMETERS: dict[str, Schema] = {
     "cursor": {"pattern": _CURSOR},
     "state": {"pattern": _STATES},
     "/v1/tasks id": {"pattern": _SHORT_ID},
-    "Oncue-Position": {"pattern": r"^[ -~]{0,1000}$"},
-    "Idempotency-Key": {"pattern": r"^[ -~]{0,255}$"},
+    "Oncue-Position": {"pattern": rf"^[ -~]{{0,{POSITION_CHARS}}}$"},
+    "Idempotency-Key": {"pattern": rf"^[ -~]{{0,{KEY_CHARS}}}$"},
 }
 _TEXT: Schema = {"type": "string", "minLength": 1, "pattern": _PLAIN}
 _OPTIONAL: Schema = {"type": ["string", "null"], "minLength": 1, "pattern": _PLAIN}

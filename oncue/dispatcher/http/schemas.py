@@ -13,6 +13,8 @@ from msgspec import Meta
 from oncue.protocol.api import FailureInfo, Request, Response
 from oncue.protocol.codec import build_decoders
 
+KEY_CHARS = 255  # of an idempotency key
+POSITION_CHARS = 1_000  # of the header Oncue-Position
 MAX_PAGE = 1_000
 MAX_WAIT_MS = 60_000
 #: Ten years. A longer duration is a mistake, and numbers stay within 64 bits.

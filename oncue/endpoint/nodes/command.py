@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from oncue.endpoint.pool.limits import WorkerLimits
 from oncue.endpoint.pool.pinning import Pinning
 from oncue.errors import Invalid, OncueError, Refused
 from oncue.processes.children import adopt_orphans
+from oncue.processes.garbage_collection import collect_seldom, keep_what_is_here
 from oncue.processes.secrecy import hide_from_tasks
 from oncue.text.log_lines import log_to
 
@@ -103,9 +103,8 @@ def _run(given: argparse.Namespace, folder: Path) -> int:
         limits=WorkerLimits(given.threads, given.max_tasks, given.max_memory_bytes),
         pinning=Pinning(given.pin, given.worker_cores, given.worker_gpus) if given.pin else None,
     )
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    keep_what_is_here()
+    collect_seldom()
     try:
         process.run()
     except Refused as e:

@@ -15,7 +15,6 @@ import atexit
 import contextlib
 import errno
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -70,6 +69,7 @@ from oncue.functions.body import describe
 from oncue.functions.load import Loaded, load
 from oncue.functions.main_module import BLANK
 from oncue.pickles import PYTHON
+from oncue.processes.garbage_collection import keep_what_is_here
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import MSGPACK
 from oncue.protocol.records import ERROR, OK, Ended, Failure, TaskRecord
@@ -413,8 +413,7 @@ def main() -> None:
     with contextlib.suppress(OSError, ValueError):
         faulthandler.enable(2)
     sys.modules["__main__"] = BLANK
-    gc.collect()
-    gc.freeze()
+    keep_what_is_here()
     try:
         worker.serve()
     except Terminated:

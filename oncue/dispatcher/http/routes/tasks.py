@@ -17,6 +17,7 @@ from oncue.dispatcher.http.batch_body import BatchDecoder
 from oncue.dispatcher.http.handler import answer
 from oncue.dispatcher.http.route import JSON, MSGPACK, OCTETS, TEXT, RequestContext, Route
 from oncue.dispatcher.http.schemas import (
+    KEY_CHARS,
     LONGEST_MS,
     MAX_WAIT_MS,
     LogsQuery,
@@ -43,7 +44,6 @@ from oncue.protocol.api import (
 from oncue.protocol.records import INLINE_BYTES, OK, Failure
 
 MORE = "Oncue-More"  # of an answer that was cut: ask again for the others
-_KEY_CHARS = 255
 NAME_CHARS = 1_000
 IDS_BYTES = 4 << 20  # of a body with ids.MAX_BATCH ids
 
@@ -148,8 +148,8 @@ def idempotency_key(request: web.Request, in_body: str) -> str:
             key = key[1:-1]
         if in_body and in_body != key:
             raise Invalid("the header Idempotency-Key and the body's `key` differ", remedy="give one of them")
-    if len(key) > _KEY_CHARS:
-        raise Invalid(f"the key has {len(key)} characters; at most {_KEY_CHARS}", remedy="a UUID is enough")
+    if len(key) > KEY_CHARS:
+        raise Invalid(f"the key has {len(key)} characters; at most {KEY_CHARS}", remedy="a UUID is enough")
     if header is not None and not (key.isascii() and key.isprintable()):
         raise Invalid("the header Idempotency-Key is not printable ASCII", remedy="a UUID is enough")
     return key
