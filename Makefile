@@ -1,6 +1,7 @@
 # Everything here sets itself up: only Python 3.11+, git and make need to be there.
 #   make demo   files turn into outcomes, under two minutes     make test   all tests      make lint   ruff, mypy, layers
 #   make bench  the figures of docs/benchmarks.md               make services   install the services that tests use
+#   make pictures  docs/pictures/: scaling and autoscaling (a few minutes)
 #   make fuzz   random input, for TIME=60 seconds a target          make audit  known vulnerabilities of the pinned packages
 #   make lock   requirements/*.txt, with hashes               make sbom   sbom.json, of the runtime's packages (CycloneDX)
 #   make kafka  a Kafka broker to try things with (Java 17 and Maven; make kafka NODES=3)
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench kafka kubernetes services fuzz soak lock audit sbom clean
+.PHONY: help demo test lint format bench pictures kafka kubernetes services fuzz soak lock audit sbom clean
 help:
 	@sed -n '2,8s/^# *//p' Makefile
 
@@ -53,6 +54,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
+
+pictures: $(VENV)/.dev
+	$(BIN)/python -m bench pictures $(ARGS)
 
 kafka: $(VENV)/.dev
 	@$(BIN)/python -m tests.kafka $(NODES)

@@ -4,6 +4,7 @@
 
     names      system, agent, nodes, crowd, pool, view, rules, sizes, large, log (default: all of these), kafka
     --quick    less of everything, about a minute; the figures are rougher
+    pictures   draws scaling and autoscaling instead (see bench/pictures.py)
     --peers    Parsl, Dask, Ray and Celery as well, in a venv of their own (see bench/peers.py)
 
 ONCUE_BENCH_DIR is the folder of the data (default /var/tmp). ONCUE_BENCH_PROBE: see bench/probe.py.
@@ -62,6 +63,10 @@ def main() -> int:
 
     A goal that is not met is a figure, not a failure: machines differ.
     """
+    if sys.argv[1:2] == ["pictures"]:
+        from bench import pictures  # it needs what tests need
+
+        return pictures.main(sys.argv[2:])
     given = _arguments()
     console = Console(stderr=True)
     report: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "quick": given.quick}

@@ -22,7 +22,7 @@ from oncue.clocks.process import now_us
 from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.effects import CancelRunning, Connect, Effect, LogLine, RememberServers, RunTasks, SendMessage
 from oncue.endpoint.agent.session import SessionPhase
-from oncue.endpoint.agent.socket import AgentSocket
+from oncue.endpoint.agent.socket import AgentLink
 from oncue.endpoint.pool.base import PoolEvents, WorkerPool
 from oncue.errors import OncueError, Undecodable
 from oncue.processes.stop_signals import stop_signals
@@ -44,7 +44,7 @@ class AgentLoop:
         self,
         agent: Agent,
         pool: WorkerPool,
-        socket: AgentSocket,
+        socket: AgentLink,
         dial: Callable[[Connect], None],
         remember: Callable[[tuple[tuple[str, str], ...]], None] = lambda servers: None,
         journalled: Callable[[], None] = lambda: None,

@@ -7,6 +7,7 @@ there is nothing more.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Protocol
 
 import zmq
 
@@ -29,6 +30,23 @@ _PROBLEMS = {
     zmq.EVENT_DISCONNECTED: ConnectionProblem.CLOSED,
     zmq.EVENT_CONNECT_RETRIED: ConnectionProblem.NO_ANSWER,
 }
+
+
+class AgentLink(Protocol):
+    """Connection to a server, as the loop uses it: a socket, or a simulated one."""
+
+    connects: int
+
+    @property
+    def readable(self) -> bool:
+        """True if messages wait."""
+        ...
+
+    def filenos(self) -> list[int]: ...
+
+    def receive(self) -> list[list[bytes]]: ...
+
+    def send(self, parts: list[bytes]) -> None: ...
 
 
 class AgentSocket:
