@@ -45,9 +45,9 @@ class Server:
         self.gate = curve.Gate(self.context)
         keys = curve.make_keys()
         self.socket = curve.router(self.context, keys)
-        port = curve.bind(self.socket, "127.0.0.1", 0)
+        self.door = curve.bind(self.socket, "127.0.0.1", 0)
         self.gate.allow(curve.load_or_make_keys(folder / "agent.key").public, "ep_bench")
-        address = curve.address("127.0.0.1", port)
+        address = curve.address("127.0.0.1", self.door.port)
         save(
             folder,
             EndpointSettings(
@@ -103,6 +103,7 @@ class Server:
 
     def close(self) -> None:
         self.socket.close(0)
+        self.door.close()
         self.gate.close()
         self.context.destroy(0)
 

@@ -13,6 +13,7 @@ with its user id. The gate is a REP socket for `add_reader` of the event loop; t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -25,6 +26,7 @@ from zmq.utils import z85
 
 from oncue.disk.durable_files import sync_new
 from oncue.errors import Conflict, Invalid, OncueError
+from oncue.processes.descriptors import Door
 
 ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
 # Messages of one peer. A task frame has at most some MB, and credit limits their number.
@@ -133,7 +135,6 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[by
     socket.setsockopt(zmq.MAXMSGSIZE, AGENT_MESSAGE_BYTES)
     socket.setsockopt(zmq.RCVHWM, AGENT_HWM)
     socket.setsockopt(zmq.SNDHWM, TO_AGENT_HWM)
-    socket.setsockopt(zmq.BACKLOG, 1024)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)  # until then, anybody may hold a descriptor
     socket.setsockopt(zmq.ZAP_DOMAIN, b"oncue")
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
@@ -167,16 +168,17 @@ def connect(socket: zmq.Socket[bytes], where: str) -> None:
         raise Invalid(f"cannot connect to {where!r}: {e.strerror}", remedy="an address is tcp://host:port") from None
 
 
-def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
-    """Bind the socket and return the port; 0 takes any free port.
+def bind(socket: zmq.Socket[bytes], host: str, port: int) -> Door:
+    """Bind the socket; return its door, which somebody must watch.
 
-    Raises Conflict if the port is taken, Invalid if the host is not an address of this machine.
+    Port 0 takes any free port. Raises Conflict if the port is taken, Invalid if the host is not an
+    address of this machine.
     """
-    name = "127.0.0.1" if host == "localhost" else host
+    name = "127.0.0.1" if host == "localhost" else host or "0.0.0.0"
     try:
-        socket.bind(address("0.0.0.0" if name == "" else name, port or "*"))
-    except zmq.ZMQError as e:
-        if e.errno == zmq.EADDRINUSE:
+        door = Door(name, port)
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"port {port} of {host} is taken",
                 remedy="stop the program that listens there, or give another --bridge-port",
@@ -184,8 +186,9 @@ def bind(socket: zmq.Socket[bytes], host: str, port: int) -> int:
         raise Invalid(
             f"cannot listen on {host}:{port}: {e.strerror}", remedy="give an address of this machine"
         ) from None
-    last = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-    return int(last.rpartition(":")[2])
+    socket.setsockopt(zmq.USE_FD, door.duplicate())
+    socket.bind(address(name, door.port))
+    return door
 
 
 # ---------------------------------------------------------------- authentication

@@ -9,6 +9,7 @@ the journal.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -178,7 +179,8 @@ class AgentProcess:
         self._workers.report()
         if self.agent.phase is SessionPhase.CONNECTED and at - self._usage_us >= USAGE_US:
             self._usage_us = at
-            self.agent.report_usage(self.pool, self._machine.measure(), self._workers.usage())
+            with contextlib.suppress(OSError):  # no descriptor is left
+                self.agent.report_usage(self.pool, self._machine.measure(), self._workers.usage())
         self.write_status()
 
     def _check_connection(self, at: int) -> None:

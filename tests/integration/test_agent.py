@@ -46,9 +46,9 @@ class Bridge:
         self.gate = curve.Gate(self.context)
         keys = curve.make_keys()
         self.socket = curve.router(self.context, keys)
-        port = curve.bind(self.socket, "127.0.0.1", 0)
+        self.door = curve.bind(self.socket, "127.0.0.1", 0)
         self.gate.allow(curve.load_or_make_keys(folder / "agent.key").public, ENDPOINT)
-        where = curve.address("127.0.0.1", port)
+        where = curve.address("127.0.0.1", self.door.port)
         key = keys.public.decode()
         save(folder, EndpointSettings(id=ENDPOINT, name="lab", bridge=where, server_key=key, workers=2, grace_s=1.0))
         self.functions = {p.id: p for p in map(pack_function, (double, nap))}
@@ -118,6 +118,7 @@ class Bridge:
 
     def close(self) -> None:
         self.socket.close(0)
+        self.door.close()
         self.gate.close()
         self.context.destroy(0)
 

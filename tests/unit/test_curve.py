@@ -23,7 +23,8 @@ class Server:
         self.keys = curve.make_keys()
         self.gate = curve.Gate(self.context)
         self.socket = curve.router(self.context, self.keys)
-        self.port = curve.bind(self.socket, "127.0.0.1", 0)
+        self.door = curve.bind(self.socket, "127.0.0.1", 0)
+        self.port = self.door.port
 
     def receive(self, timeout_s: float = 5.0, until_refused: int = 1 << 30) -> list[zmq.Frame] | None:
         """The next message; None when the time is over, or so many keys were refused."""
@@ -40,6 +41,7 @@ class Server:
 
     def close(self) -> None:
         self.socket.close(0)
+        self.door.close()
         self.gate.close()
         self.context.destroy(0)
 

@@ -25,6 +25,7 @@ from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase, Effect, SendFrame
 from oncue.dispatcher.bridge.send_backlog import LARGE_BYTES, SendBacklog
 from oncue.errors import Undecodable
+from oncue.processes.descriptors import SHUT_S
 from oncue.protocol import bridge
 from oncue.text.log_lines import LineLimiter
 
@@ -74,7 +75,8 @@ class BridgeSocket:
         self._context = zmq.Context()
         self._gate = curve.Gate(self._context, effects.refuse_peer)
         self._socket = curve.router(self._context, keys)
-        self.port = curve.bind(self._socket, host, port)
+        self._door = curve.bind(self._socket, host, port)
+        self.port = self._door.port
         self.channels: dict[str, EndpointChannel] = {}
         self._routes: dict[str, bytes] = {}
         self._frames: list[zmq.Frame] = []  # of a message that is being read
@@ -234,6 +236,8 @@ class BridgeSocket:
 
     def _tick(self) -> None:
         at = now_us()
+        if not self._socket.closed and self._door.watch():
+            log.warning("too many connections to the bridge's port: for %g s it takes no others", SHUT_S)
         for endpoint in self._backlog.caught_up():
             found = self.channels.get(endpoint)
             if found is not None and found.backlogged:
@@ -254,5 +258,6 @@ class BridgeSocket:
         self._loop.remove_reader(self._fd)
         self._loop.remove_reader(self._gate.fileno())
         self._socket.close(linger=200)
+        self._door.close()
         self._gate.close()
         self._context.destroy(linger=200)

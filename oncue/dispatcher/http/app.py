@@ -24,7 +24,7 @@ from oncue.dispatcher.auth.catalog import AUTHENTICATORS
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.backend import Backend
 from oncue.dispatcher.http.client_address import TrustedProxies
-from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
+from oncue.dispatcher.http.connections import Connections, most_connections
 from oncue.dispatcher.http.fair_queue import FairQueue
 from oncue.dispatcher.http.handler import Limits, bind, serving
 from oncue.dispatcher.http.listener import Listener, bind_sockets
@@ -36,6 +36,7 @@ from oncue.dispatcher.http.routes.table import ROUTES, heads, no_route
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.errors import Conflict, Invalid, OncueError
+from oncue.processes.descriptors import raise_descriptor_limit
 
 API = web.AppKey("oncue_api", Api)
 SHUTDOWN_S = 2.0  # for requests under way when the server stops

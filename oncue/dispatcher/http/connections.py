@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
@@ -31,23 +30,9 @@ from oncue.errors import RateLimited
 
 log = logging.getLogger("oncue.api")
 SWEEP_S = 1.0
-DESCRIPTORS = 65_536  # the soft limit is raised up to this
 LEAST = 32
 UNSENT = 128 * 1024 * 1024  # bytes of answers that peers of one token or address have not taken
 UNKNOWN_SHARE = 2  # one in so many of all connections may be without a token
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files as far as permitted. Return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return soft if soft != resource.RLIM_INFINITY else DESCRIPTORS
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS permits less than it says
-        return soft
-    return wanted
 
 
 def most_connections(descriptors: int) -> int:

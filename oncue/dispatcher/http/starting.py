@@ -17,9 +17,10 @@ from oncue import __version__
 from oncue.config import Settings
 from oncue.dispatcher.http import problems
 from oncue.dispatcher.http.client_address import TrustedProxies
-from oncue.dispatcher.http.connections import Connections, most_connections, raise_descriptor_limit
+from oncue.dispatcher.http.connections import Connections, most_connections
 from oncue.dispatcher.http.listener import Listener
 from oncue.errors import NotReady
+from oncue.processes.descriptors import raise_descriptor_limit
 from oncue.protocol.api import Health
 
 PER_TOKEN = 64  # connections; nobody is known yet

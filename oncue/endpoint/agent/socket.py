@@ -12,6 +12,7 @@ from typing import Protocol
 import zmq
 
 from oncue import curve
+from oncue.errors import OncueError
 
 READ_AT_ONCE = 256
 EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
@@ -63,12 +64,16 @@ class AgentSocket:
     def connect(self, address: str, server_key: bytes) -> None:
         """Close the connection, if any, and dial.
 
-        Raises Invalid for a bad key or address.
+        Raises Invalid for a bad key or address, OncueError if no descriptor is left.
         """
         self.disconnect()
-        socket = curve.dealer(self._context, server_key, self._keys)
-        self._monitor = socket.get_monitor_socket(EVENTS)
-        self._socket = socket
+        try:
+            self._socket = curve.dealer(self._context, server_key, self._keys)
+            self._monitor = self._socket.get_monitor_socket(EVENTS)
+        except zmq.ZMQError as e:
+            self.disconnect()
+            raise OncueError(f"cannot dial: {e.strerror}", remedy="see what opens so many files: lsof") from None
+        socket = self._socket
         self.connects += 1
         curve.connect(socket, address)
 

@@ -21,6 +21,7 @@ from oncue.endpoint.nodes.pool_set import PoolSet
 from oncue.endpoint.options.options import NetworkOptions
 from oncue.endpoint.pool.pinning import Pinning
 from oncue.errors import Conflict, Invalid
+from oncue.processes.descriptors import raise_descriptor_limit
 
 ADDRESS_FILE, KEY_FILE = "nodes.json", "nodes.key"
 
@@ -60,6 +61,7 @@ def open_nodes(folder: Path, agent: Agent, network: NetworkOptions) -> tuple[Poo
     The port is that of before, if it is free, so that nodes without this folder find a restarted
     agent. Raises Invalid (the network), OSError (the folder).
     """
+    raise_descriptor_limit()
     file = folder / ADDRESS_FILE
     keys = curve.load_or_make_keys(folder / KEY_FILE)
     listener = _listen(keys, network, read_addresses(file))

@@ -14,6 +14,7 @@ from typing import Protocol
 import zmq
 
 from oncue import curve
+from oncue.processes.descriptors import SHUT_S
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
@@ -65,10 +66,11 @@ class NodeListener:
         self._blocks: set[str] = set()
         self.key = keys.public
         try:
-            self.port = curve.bind(self._socket, host, port)
+            self._door = curve.bind(self._socket, host, port)
         except BaseException:
-            self.close()
+            self._close_sockets()
             raise
+        self.port = self._door.port
 
     def _on_refused(self, address: str, reason: str) -> None:
         self._limited.log(logging.WARNING, "refused", "a node at %s was refused: it has %s", address, reason)
@@ -92,6 +94,8 @@ class NodeListener:
 
     def receive(self, on_message: Received) -> None:
         """Hand over what has arrived, at most READ_AT_ONCE messages."""
+        if self._door.watch():
+            log.warning("too many connections to the port of nodes: for %g s it takes no others", SHUT_S)
         self._gate.on_readable(READ_AT_ONCE)
         for _ in range(READ_AT_ONCE):
             if not self.readable:
@@ -135,6 +139,10 @@ class NodeListener:
         return True
 
     def close(self) -> None:
+        self._close_sockets()
+        self._door.close()
+
+    def _close_sockets(self) -> None:
         with contextlib.suppress(zmq.ZMQError):
             self._socket.close(linger=200)
         self._gate.close()
