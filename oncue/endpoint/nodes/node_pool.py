@@ -186,6 +186,7 @@ class NodePool:
         self._send_recall([c for c in tasks.chunks.values() if c.recalled])
 
     def _on_results(self, message: bridge.Results, ends: list[Ended]) -> None:
+        function = decode(Call, message.call).function  # first: what cannot be read ends no task
         self._granted = max(self._granted, message.granted)
         self._results = max(self._results, message.seq)
         if self._strangers:
@@ -196,7 +197,6 @@ class NodePool:
         self._full_us = self.now_us + FULL_US if back and not good else 0
         if good:
             last = good[-1]
-            function = decode(Call, message.call).function
             if last.started_us:
                 self._site.sizer.measured(function, 1, max(0, last.ended_us - last.started_us))
             self._events.ended.append((function, last.attempt, good))

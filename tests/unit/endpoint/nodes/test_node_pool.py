@@ -335,6 +335,19 @@ def test_odd_bodies_are_undecodable() -> None:
             node.send(message, b"\xc1")
 
 
+def test_results_that_cannot_be_read_end_no_task() -> None:
+    node = Node()
+    (task,) = node.run(1)
+    node.fetch()  # it may have begun
+
+    with pytest.raises(Undecodable):
+        node.send(bridge.Results(0, 1, b"\xc1", 1, 1), encode([Ended(task.id, 1, OK, NOW, NOW)]))
+    node.pool.refuse("version", "its messages cannot be read")
+    node.drain()
+
+    assert node.lost() == [task.id]
+
+
 def test_a_silent_node_is_lost_after_a_while() -> None:
     node = Node()
     node.run(1)
