@@ -75,6 +75,9 @@ class SimulatedPool:
     def misfit(self, resources: Resources) -> str:
         return ""
 
+    def rooms_of(self, key: str) -> list[tuple[str, int]]:
+        return []
+
     def run(
         self,
         function: str,

@@ -46,13 +46,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resources: Any = None
     sandbox: Any = False  # True: a folder of the task's own; "keep": it stays if the task fails
     outputs: Any = ()  # globs of files in it that come back
+    affinity: Any = ""  # a text: tasks with the same key prefer the worker, or the node, that had it
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
             _check_limit("timeout", self.timeout)
         if self.expires is not None:
             _check_limit("expires", self.expires)
-        found = run_options({}, self.sandbox, self.outputs)
+        found = run_options({}, self.sandbox, self.outputs, self.affinity)
         if not isinstance(self.resources, Resources | None):
             msgspec.structs.force_setattr(self, "resources", checked_resources(self.resources))
         msgspec.structs.force_setattr(self, "outputs", found.outputs if found else ())

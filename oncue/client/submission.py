@@ -176,6 +176,7 @@ class BatchSender:
                 resources=resources_request(batch.options.resources),
                 sandbox=batch.options.sandbox,
                 outputs=list(batch.options.outputs),
+                affinity=batch.options.affinity,
             )
         )
         since, pause, repeated, self.trouble = time.monotonic(), 0.02, False, None

@@ -50,7 +50,7 @@ class AgentLoop:
         journalled: Callable[[], None] = lambda: None,
     ) -> None:
         self.agent, self.pool, self._socket = agent, pool, socket
-        agent.misfit = pool.misfit
+        agent.misfit, agent.rooms_of = pool.misfit, pool.rooms_of
         self._dial, self._remember, self._journalled = dial, remember, journalled
         self.stop_why = ""  # the newest signal to stop
         self.signals = 0  # so many came

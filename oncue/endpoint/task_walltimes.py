@@ -29,7 +29,7 @@ class TaskWalltimes:
     def __init__(self, walltime_s: float, durations: Durations, options_of: Callable[[str], RunOptions | None]) -> None:
         self._usable_us = int((walltime_s - end_margin_s(walltime_s)) * 1e6)
         self._walltime_s, self._durations, self._options_of = walltime_s, durations, options_of
-        self._needs: dict[tuple[str, RunOptions | None], int] = {}  # since the last `renew`
+        self._needs: dict[tuple[str, Resources | None], int] = {}  # since the last `renew`
         self._handed_back: Counter[bytes] = Counter()
 
     def renew(self) -> None:
@@ -38,7 +38,7 @@ class TaskWalltimes:
 
     def need_us(self, function: str, options: RunOptions | None) -> int:
         """Return how long a task needs at most; 0 if any block will do."""
-        key = (function, options)
+        key = (function, None if options is None else options.resources)
         need = self._needs.get(key)
         if need is None:
             need = self._declared_us(function, options) or self._measured_us(function)

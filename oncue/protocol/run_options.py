@@ -1,4 +1,4 @@
-"""Run options of tasks: resources, sandbox folder, output files.
+"""Run options of tasks: resources, sandbox folder, output files, affinity.
 
 A function has run options, and so has a call. Those of the call come first, field by field.
 """
@@ -14,6 +14,7 @@ from oncue.protocol.codec import build_decoders
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 MOST_PATTERNS = 100  # of `outputs`
 MOST_FILES = 1_000  # of one task
+KEY_CHARS = 200  # of an affinity key
 SANDBOX, KEEP = 1, 2  # a folder of the task's own; kept if the task fails
 
 
@@ -47,11 +48,16 @@ class RunOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sandbox: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0  # 0: not stated; SANDBOX or KEEP
     #: Globs of files below the task's folder that come back by reference.
     outputs: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_PATTERNS)] = ()
+    #: Of a call: tasks with the same key prefer the worker, or the node, that had it. "": none.
+    affinity: Annotated[str, msgspec.Meta(max_length=KEY_CHARS)] = ""
 
     def over(self, other: RunOptions) -> RunOptions:
         """Return these options, and the other's where these are not stated."""
         return RunOptions(
-            self.resources.over(other.resources), self.sandbox or other.sandbox, self.outputs or other.outputs
+            self.resources.over(other.resources),
+            self.sandbox or other.sandbox,
+            self.outputs or other.outputs,
+            self.affinity or other.affinity,
         )
 
 
@@ -66,6 +72,11 @@ class TaskFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 TaskFiles = Annotated[tuple[TaskFile, ...], msgspec.Meta(max_length=MOST_FILES + 2)]
 NO_OPTIONS = RunOptions()
+
+
+def affinity_of(options: RunOptions | None) -> str:
+    """Return the affinity key of a call; "" if it has none."""
+    return "" if options is None else options.affinity
 
 
 def _values(resources: Resources) -> tuple[int, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from oncue.errors import Invalid
 from oncue.globs import glob_regex
-from oncue.protocol.run_options import KEEP, MOST_PATTERNS, SANDBOX, Resources, RunOptions
+from oncue.protocol.run_options import KEEP, KEY_CHARS, MOST_PATTERNS, SANDBOX, Resources, RunOptions
 from oncue.quantities import duration_ms, size_bytes
 
 RESOURCES = ("cores", "memory", "gpus", "nodes", "ranks", "walltime")
@@ -21,6 +22,7 @@ def run_options(
     resources: Mapping[str, Any] | None = None,
     sandbox: bool | str = False,
     outputs: Sequence[str] = (),
+    affinity: str = "",
     *,
     in_cwd: bool = False,
 ) -> RunOptions | None:
@@ -30,7 +32,7 @@ def run_options(
     """
     patterns = checked_outputs(outputs)
     kind = checked_sandbox(sandbox) or (SANDBOX if patterns and not in_cwd else 0)
-    found = RunOptions(checked_resources(resources or {}), kind, patterns)
+    found = RunOptions(checked_resources(resources or {}), kind, patterns, checked_affinity(affinity))
     return None if found == RunOptions() else found
 
 
@@ -39,6 +41,32 @@ def checked_sandbox(value: Any) -> int:
     if not isinstance(value, bool | str) or value not in _SANDBOXES:
         raise Invalid(f"sandbox: {value!r} is not a choice", remedy='true, false, or "keep" to keep it on failure')
     return _SANDBOXES[value]
+
+
+def checked_affinity(key: Any) -> str:
+    """Return an affinity key. Raises Invalid."""
+    if not isinstance(key, str) or len(key) > KEY_CHARS or (not key.isascii() and not _is_utf8(key)):
+        raise Invalid(
+            f"affinity: {str(key)[:60]!r} is not a text of at most {KEY_CHARS} characters",
+            remedy="name what the tasks share, such as a sample or a detector",
+        )
+    return key
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def rendered_affinity(text: str) -> str:
+    """Return the affinity key of a text of any length: a long one is cut, and keeps its hash."""
+    if len(text) <= KEY_CHARS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text[: KEY_CHARS - len(digest) - 1]} {digest}"
 
 
 def checked_outputs(patterns: Any) -> tuple[str, ...]:

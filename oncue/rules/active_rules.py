@@ -14,7 +14,8 @@ from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
 from oncue.rules.evaluation.rule_source import rule_hash
 from oncue.rules.explain import decide
 from oncue.rules.matching.index import Index
-from oncue.rules.parsing.rule_file import Rule, RuleRun, RuleSet, parse
+from oncue.rules.parsing.rule_file import Rule, RuleSet, parse
+from oncue.rules.parsing.rule_run import RuleRun
 from oncue.rules.rule_cost import RuleCost
 
 
@@ -53,7 +54,7 @@ class Action:
     Holds the common part of its tasks, and renders their arguments.
     """
 
-    __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "owner")
+    __slots__ = ("_constant", "_run", "call", "endpoint", "expires_ms", "has_affinity", "owner")
 
     def __init__(self, rule: Rule, run: RuleRun, deployment: Deployment) -> None:
         self.endpoint, self.owner, self.expires_ms, self._run = run.endpoint, deployment.owner, rule.expires_ms, run
@@ -70,6 +71,7 @@ class Action:
             run.timeout_ms,
             run=run.options,
         )
+        self.has_affinity = run.affinity is not None
         self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""
 
     def arguments(self, source: Any) -> bytes:
@@ -78,6 +80,13 @@ class Action:
         Raises Invalid.
         """
         return self._constant or packed_arguments(self._run.args.render(source))
+
+    def affinity(self, source: Any) -> str:
+        """Return the affinity key for an Event, or EventRows of a stateful rule; "": none.
+
+        Raises Invalid.
+        """
+        return self._run.affinity_key(source)
 
 
 REMOVED_KEPT = 1_000  # removed rules whose counts are remembered, in case they are deployed again

@@ -140,7 +140,7 @@ class BatchResult:
             if answer.kind in (FIRES, MATCHED):
                 _check_files(event.event)
             if answer.kind == FIRES:
-                self._fire(entry, event.event, answer.payloads)
+                self._fire(entry, event.event, answer.tasks)
             elif answer.kind == MATCHED:
                 self._counts(entry)[0] += 1
                 self._add_match(entry, Record(answer.match, answer.key))
@@ -211,14 +211,14 @@ class BatchResult:
 
     # ------------------------------------------------------------ what a rule makes
 
-    def _fire(self, entry: ActiveRule, event: Event, payloads: Sequence[bytes] = ()) -> None:
+    def _fire(self, entry: ActiveRule, event: Event, made: Sequence[tuple[bytes, str]] = ()) -> None:
         """Make the tasks of all functions of the rule. Raises RuleError: none is made.
 
-        `payloads`: the arguments, if they were made by an evaluator.
+        `made`: arguments and affinity keys, if an evaluator made them.
         """
         counts = self._counts(entry)
         counts[0] += 1
-        ready = self.frames.prepare(entry, event, payloads)
+        ready = self.frames.prepare(entry, event, made)
         task_ids = rule_task_ids(
             entry.rule.name,
             self._replay,

@@ -85,7 +85,7 @@ def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
     """Return the arguments of the run (a list for several runs), or the error."""
     try:
         source = event if rule.operators is None else rule.operators.rows(event)
-        args = [run.args.render(source) for run in rule.runs]
+        args = [run.render(source) for run in rule.runs]
     except Invalid as e:
         return None, e.message
     return (args[0] if len(args) == 1 else args), ""

@@ -49,7 +49,7 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
     if rule.operators is not None:
         templates = [o.key for o in rule.operators.operators if o.key is not None]
         return seconds + arguments_s(templates, event_bytes) + _expressions_s(rule.operators.needs.cost, event_bytes)
-    return seconds + arguments_s([run.args for run in rule.runs], event_bytes)
+    return seconds + arguments_s([t for run in rule.runs for t in run.templates], event_bytes)
 
 
 def conditions_s(conditions: Sequence[Condition], event_bytes: int) -> float:

@@ -19,9 +19,11 @@ from oncue.log.base import Append, Log, Record, RecordBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.payload import needs_blob
 from oncue.protocol.records import INLINE_BYTES, VERSION, Call, DeadLetter, TaskFrame, TaskRecord
+from oncue.protocol.run_options import NO_OPTIONS
 from oncue.protocol.topics import DEAD
 from oncue.rules.active_rules import Action, ActiveRule
 
+PreparedTask = tuple[str, bytes, str]  # endpoint id, payload, affinity key
 FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
 TRIES = 8  # of a commit; a full disk is waited out without limit
 _log = logging.getLogger(__name__)
@@ -58,25 +60,24 @@ class TaskFrames:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
         self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
-        self._tasks: dict[Action, tuple[str, list[TaskRecord]]] = {}  # (endpoint id, tasks)
+        #: By action, and by affinity key where there is one: (action, key, endpoint id, tasks).
+        self._tasks: dict[Action | tuple[Action, str], tuple[Action, str, str, list[TaskRecord]]] = {}
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
-    def prepare(self, entry: ActiveRule, source: Any, payloads: Sequence[bytes] = ()) -> list[tuple[str, bytes]]:
-        """Return (endpoint id, payload) of each function of the rule.
+    def prepare(self, entry: ActiveRule, source: Any, made: Sequence[tuple[bytes, str]] = ()) -> list[PreparedTask]:
+        """Return a task of each function of the rule. Raises RuleError.
 
-        Raises RuleError.
-
-        `source`: an Event, or EventRows of a stateful rule. `payloads`: those made
-        before.
+        `source`: an Event, or EventRows of a stateful rule. `made`: payloads and affinity keys that
+        were made before.
         """
-        if payloads:
-            return [(self._endpoint(action), args) for action, args in zip(entry.actions, payloads, strict=True)]
+        if made:
+            return [(self._endpoint(action), *each) for action, each in zip(entry.actions, made, strict=True)]
         return [self._prepare(action, source) for action in entry.actions]
 
-    def _prepare(self, action: Action, source: Any) -> tuple[str, bytes]:
+    def _prepare(self, action: Action, source: Any) -> PreparedTask:
         endpoint = self._endpoint(action)
         try:
-            return endpoint, action.arguments(source)
+            return endpoint, action.arguments(source), action.affinity(source) if action.has_affinity else ""
         except OncueError as e:
             raise RuleError("args", e.message, e.remedy) from None
 
@@ -100,27 +101,27 @@ class TaskFrames:
     def add(
         self,
         entry: ActiveRule,
-        ready: Sequence[tuple[str, bytes]],
+        ready: Sequence[PreparedTask],
         task_ids: Sequence[bytes],
         cause: tuple[str, str] | None,
         mark_us: int,
     ) -> None:
-        for action, (endpoint, args), task_id in zip(entry.actions, ready, task_ids, strict=True):
-            _, tasks = self._tasks.setdefault(action, (endpoint, []))
-            tasks.append(TaskRecord(task_id, args, cause, b"", mark_us))
+        for action, (endpoint, args, key), task_id in zip(entry.actions, ready, task_ids, strict=True):
+            group = self._tasks.setdefault((action, key) if key else action, (action, key, endpoint, []))
+            group[-1].append(TaskRecord(task_id, args, cause, b"", mark_us))
             self.held_bytes += len(args)
         self.tasks += len(ready)
 
     @property
     def actions(self) -> int:
-        """Return the number of actions with tasks; each becomes at least one frame."""
+        """Return the number of actions and keys with tasks; each becomes at least one frame."""
         return len(self._tasks)
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Replace large payloads by references; blobs are durable before their tasks."""
         if self.held_bytes <= INLINE_BYTES:  # none is large
             return
-        for _, tasks in self._tasks.values():
+        for *_, tasks in self._tasks.values():
             for at, task in enumerate(tasks):
                 if needs_blob(task.args):
                     tasks[at] = msgspec.structs.replace(task, args=await store(task.args))
@@ -128,9 +129,9 @@ class TaskFrames:
 
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}
-        for action, (endpoint, tasks) in self._tasks.items():
+        for action, key, endpoint, tasks in self._tasks.values():
             records = by_topic.setdefault(self._directory.tasks_topic(endpoint), [])
-            call = self._call(action, endpoint)
+            call = self._call(action, endpoint, key)
             records += [
                 Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())
                 for part in _frames(tasks)
@@ -139,9 +140,10 @@ class TaskFrames:
             by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
         return [Append(topic, records) for topic, records in by_topic.items()]
 
-    def _call(self, action: Action, endpoint: str) -> Call:
+    def _call(self, action: Action, endpoint: str, key: str) -> Call:
         expires_us = self.now_us + action.expires_ms * 1_000 if action.expires_ms else 0
-        return msgspec.structs.replace(action.call, endpoint=endpoint, expires_us=expires_us)
+        run = msgspec.structs.replace(action.call.run or NO_OPTIONS, affinity=key) if key else action.call.run
+        return msgspec.structs.replace(action.call, endpoint=endpoint, expires_us=expires_us, run=run)
 
 
 def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:

@@ -14,7 +14,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
-from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
+from oncue.cli.tasks.run_options import affinity_option, given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client import Client
@@ -69,6 +69,7 @@ def _beside(file: str) -> Iterator[None]:
 )
 @click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="Keyword argument. Can be repeated.")
 @run_option_flags
+@affinity_option
 @click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop the function after this time, such as 5m.")
 @click.option("--expires", metavar="DURATION", help="Drop the task if it has not started after this time.")
@@ -82,6 +83,7 @@ def invoke(
     sandbox: str,
     outputs: tuple[str, ...],
     resources: tuple[str, ...],
+    affinity: str,
     wait: bool,
     timeout: str | None,
     expires: str | None,
@@ -111,6 +113,7 @@ def invoke(
             resources=given_resources(resources),
             sandbox=sandbox_of(sandbox),
             outputs=outputs,
+            affinity=affinity,
         )
         # Not as keyword arguments: a parameter may have the name of an option.
         task: Task[Any] = client.call(name, (), given, bound.options)

@@ -10,7 +10,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, json_option, safe, say
-from oncue.cli.tasks.run_options import given_resources, run_option_flags, sandbox_of
+from oncue.cli.tasks.run_options import affinity_option, given_resources, run_option_flags, sandbox_of
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client.files import ShellResult
@@ -32,6 +32,7 @@ from oncue.errors import Invalid, ShellFailed
 @click.option("--cwd", default="", help="Working directory, on the endpoint.")
 @click.option("--interpreter", default="", help="Shell that runs it (default: bash, else sh).")
 @run_option_flags
+@affinity_option
 @click.option("--follow/--no-follow", "-f", default=True, help="Print its output while it runs (the default).")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop it after this time, such as 5m.")
@@ -47,6 +48,7 @@ def shell(
     sandbox: str,
     outputs: tuple[str, ...],
     resources: tuple[str, ...],
+    affinity: str,
     follow: bool,
     wait: bool,
     timeout: str | None,
@@ -78,6 +80,7 @@ def shell(
             resources=given_resources(resources),
             sandbox=sandbox_of(sandbox),
             outputs=outputs,
+            affinity=affinity,
         )
         task: Task[ShellResult] = client.call(function, (), values, bound.options)
         task._wait_accepted()

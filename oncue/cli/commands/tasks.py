@@ -134,6 +134,7 @@ def show(task: str | None, json_: bool) -> None:
             ("remedy", error.remedy if error else ""),
             ("sandbox", error.folder if error else ""),
             ("needs", ", ".join(f"{name} {needed}" for name, needed in info.resources.items())),
+            ("affinity", info.affinity),
             ("files", _files(info.files)),
             ("output", info.output),
         ]

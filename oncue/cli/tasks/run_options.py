@@ -1,4 +1,4 @@
-"""Options of commands that run tasks: resources, sandbox, outputs."""
+"""Options of commands that run tasks: resources, sandbox, outputs, affinity."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def run_option_flags(command: C) -> C:
     ):
         command = option(command)
     return command
+
+
+affinity_option = click.option(
+    "--affinity", default="", metavar="KEY", help="Tasks with the same key prefer the worker that had it."
+)
 
 
 def given_resources(given: Sequence[str]) -> dict[str, int | str]:

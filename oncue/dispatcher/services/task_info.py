@@ -13,6 +13,7 @@ from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, STATUS_NAMES, Failure
+from oncue.protocol.run_options import affinity_of
 from oncue.protocol.stated_options import resources_request
 from oncue.task_lifecycle import Attempt, State, TaskState, phase
 
@@ -127,6 +128,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         arguments=displayed(state.args) if state.args else None,
         attempts=[attempt_info(a) for a in state.attempts],
         resources=resources_request(call.run.resources if call.run else None),
+        affinity=affinity_of(call.run),
         files=file_infos(last),
     )
 

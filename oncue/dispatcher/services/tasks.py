@@ -201,7 +201,7 @@ class TaskService:
             timeout_ms=request.timeout_ms or 0,
             expires_us=now_us() + request.expires_ms * 1000 if request.expires_ms else 0,
             stream=getattr(request, "stream", ""),
-            run=run_options(request.resources, request.sandbox, request.outputs),
+            run=run_options(request.resources, request.sandbox, request.outputs, request.affinity),
         )
 
     async def _function(self, caller: Caller, name: str) -> FunctionRecord:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from oncue.clocks.peer import PeerClock
 from oncue.endpoint.agent import journal
+from oncue.endpoint.agent.affinity_choice import AffinityChoice, Rooms, patience_us
 from oncue.endpoint.agent.blob_arguments import BlobArguments
 from oncue.endpoint.agent.effects import CancelRunning, Effect, LogLine, RunTasks
 from oncue.endpoint.agent.fetcher import BlobCache, ContentFetcher, Download
@@ -29,7 +30,7 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, REFUSED, Call, Ended, Failure, TaskRecord
-from oncue.protocol.run_options import NO_OPTIONS, Resources, merged
+from oncue.protocol.run_options import NO_OPTIONS, Resources, affinity_of, merged
 
 TOLERANCE_US = 500_000  # of expiries; a late message of the server lets tasks expire later, never earlier
 EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
@@ -64,6 +65,8 @@ class HeldTasks:
         self._given_back: set[bytes] = set()  # tasks whose results may say so
         #: Why tasks with these resources can never run here; "" if they may. Set by the loop.
         self.misfit: Callable[[Resources], str] = lambda resources: ""
+        #: Workers that had an affinity key, with their room. Set by the loop.
+        self.rooms_of: Callable[[str], Rooms] = lambda key: ()
         self.running = 0
         self._expiry_us = self._expired_us = 0  # next expiry (0: none), last scan
         #: Expiries are times of the server's clock.
@@ -195,6 +198,7 @@ class HeldTasks:
             self._end(group, tasks, ERROR, failure)
 
     def _assign(self, room: int, chunk_size: Callable[[str], int]) -> None:
+        choice: AffinityChoice | None = None
         queue, passed = self.queue, 0  # functions in a row whose tasks may not start now
         while room > 0 and not self.stopping:
             function = queue.next_function()
@@ -213,8 +217,12 @@ class HeldTasks:
                     queue.enqueue(group, tasks, here=False)
                 self._fetcher.start(function, blob=False)
                 continue
+            index = 0
+            if affinity_of(queue.next_call(function).run):
+                choice = choice or AffinityChoice(self.rooms_of, patience_us(self.prefetch.task_us), self.now_us)
+                index = choice.index(queue.slices(function), self.admission)
             most = max(1, min(chunk_size(function), -(-queue.queued // max(1, room))))
-            group, tasks = queue.dequeue(function, most)
+            group, tasks = queue.dequeue(function, most, index)
             if group.call.expires_us and self._server_us() > group.call.expires_us:
                 why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
                 self._end(group, tasks, EXPIRED, why)

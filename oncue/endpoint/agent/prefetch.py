@@ -31,6 +31,11 @@ class PrefetchLimit:
         self._task_us = max(self._task_us, LONG_US)
 
     @property
+    def task_us(self) -> float:
+        """Measured duration of a task; 0: not known yet."""
+        return self._task_us
+
+    @property
     def capacity(self) -> int:
         """Tasks to hold in all: one at each worker, and one ready for each.
 

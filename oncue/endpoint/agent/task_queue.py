@@ -11,7 +11,7 @@ dictionary from id to group.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -39,6 +39,7 @@ class QueuedSlice(msgspec.Struct, eq=False):
     group: AttemptGroup
     tasks: list[TaskRecord]
     at: int = 0
+    overtaken_us: int = 0  # since when others start before its next task; see AffinityChoice
 
 
 class TaskQueue:
@@ -116,18 +117,23 @@ class TaskQueue:
         """Return the next call of each function."""
         return [queue[0].group.call for queue in self._queues.values()]
 
+    def slices(self, function: str) -> Sequence[QueuedSlice]:
+        """Return the waiting slices of a function, in order."""
+        return self._queues[function]
+
     def pass_over(self, function: str) -> None:
         """Let the next function have its turn."""
         self._queues.move_to_end(function)
 
-    def dequeue(self, function: str, most: int) -> tuple[AttemptGroup, list[TaskRecord]]:
-        """Remove up to `most` tasks of one group; the next function's turn follows."""
+    def dequeue(self, function: str, most: int, index: int = 0) -> tuple[AttemptGroup, list[TaskRecord]]:
+        """Remove up to `most` tasks of the slice at `index`; the next function's turn follows."""
         queue = self._queues[function]
-        part = queue[0]
+        part = queue[index]
         tasks = part.tasks[part.at : part.at + most]
         part.at += len(tasks)
+        part.overtaken_us = 0
         if part.at >= len(part.tasks):
-            queue.popleft()
+            del queue[index]
         if queue:
             self._queues.move_to_end(function)
         else:

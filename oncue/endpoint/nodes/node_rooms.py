@@ -51,6 +51,10 @@ class NodeRooms(Generic[N]):
             else:
                 self._heaps[need] = self._fresh()
 
+    def of(self, node: N) -> int:
+        """Return how many chunks a node accepts now."""
+        return self._rooms.get(node.name, 0)
+
     def _fresh(self) -> _Heap[N]:
         heap = [(-room, at, self._nodes[name]) for at, (name, room) in enumerate(self._rooms.items())]
         heapq.heapify(heap)

@@ -9,7 +9,7 @@ Per turn it costs as much as there is to do, not as there are nodes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 
 import msgspec
 
@@ -19,6 +19,7 @@ from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.durations import Durations
 from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.nodes.content import NodeContent
+from oncue.endpoint.nodes.key_nodes import KeyNodes
 from oncue.endpoint.nodes.listener import NodeLink
 from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.endpoint.nodes.node_rooms import NodeRooms
@@ -27,7 +28,7 @@ from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.records import TaskRecord
-from oncue.protocol.run_options import Resources, RunOptions
+from oncue.protocol.run_options import Resources, RunOptions, affinity_of
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
@@ -99,6 +100,7 @@ class PoolSet:
         self.size_of: Callable[[str, RunOptions | None], tuple[int, int]] = lambda function, options: (0, 1)
         self.durations = Durations()
         self.block_misfit: Callable[[Resources], str] = lambda resources: ""
+        self._key_nodes = KeyNodes()  # of affinity keys
         self._rooms: NodeRooms[NodePool] = NodeRooms()
         self._dirty: dict[str, NodePool] = {}  # have events, maybe
         self._unacked: dict[str, NodePool] = {}
@@ -240,13 +242,34 @@ class PoolSet:
     ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
         self.now_us = self._clock()
-        pool = self._roomiest(self.need_us(function, options))
+        need, key = self.need_us(function, options), affinity_of(options)
+        pool = self._with_key(key, need) if key else None
+        if pool is None:
+            pool = self._roomiest(need)
         if pool is None:
             self._back.append(tasks)
             return
+        if key:
+            self._key_nodes.add(key, pool.key)
         pool.now_us = max(pool.now_us, self.now_us)
         pool.run(function, timeout_ms, attempt, tasks, options, self.size_of(function, options)[1])
         self._changed(pool)
+
+    def rooms_of(self, key: str) -> list[tuple[str, int]]:
+        """Return the nodes that had this affinity key, each with its room."""
+        return [(p.name, self._rooms.of(p)) for p in self._had(key)]
+
+    def _had(self, key: str) -> Iterator[NodePool]:
+        """Yield the nodes that had an affinity key, and take tasks."""
+        for node in self._key_nodes.of(key):
+            pool = self._pools.get(node)
+            if pool is not None and pool.ready and not pool.draining:
+                yield pool
+
+    def _with_key(self, key: str, need_us: int) -> NodePool | None:
+        """Return the node with room that had an affinity key last."""
+        by, ends = self.now_us + need_us, self._ends_us
+        return next((p for p in self._had(key) if self._rooms.of(p) and ends.get(p.block, by) >= by), None)
 
     def _roomiest(self, need_us: int) -> NodePool | None:
         """Return the node with most room whose block does not end within `need_us`."""

@@ -55,11 +55,12 @@ class Admission:
         return 1
 
     def place(
-        self, workers: Collection[WorkerProcess], function: str, resources: Resources, fresh: bool
+        self, workers: Collection[WorkerProcess], function: str, resources: Resources, fresh: bool, key: str = ""
     ) -> Place | None:
         """Return where a chunk of a function may run now; None: nowhere.
 
         Then room is made for it if it needs several workers. `fresh`: in one that has run nothing.
+        `key`: rather in one that had this affinity key. A new key goes to one that has had few.
         """
         width = self.capacity.width(resources)
         free, behind = self._with_room(workers, _blocked(workers))
@@ -74,11 +75,15 @@ class Admission:
         found = [w for w in free if w.number in group] if group else free if fresh else free + behind
         if not found:
             return None
-        w = min(found, key=lambda w: (fresh and w.count > 0, self._is_other(w, group), *_cost(w, function)))
+        w = min(found, key=lambda w: (fresh and w.count > 0, self._is_other(w, group), *_cost(w, function, key)))
         numbers = group or (w.number,)
         if len(numbers) < width:
             numbers = (w.number, *(x.number for x in free if x is not w))[:width]
         return Place(w, numbers, new=(fresh and w.count > 0) or self._is_other(w, group))
+
+    def rooms_of(self, workers: Collection[WorkerProcess], key: str) -> list[tuple[WorkerProcess, int]]:
+        """Return the workers that had an affinity key, and how many chunks each takes now."""
+        return [(w, self.room_of(w)) for w in workers if key in w.keys and not w.leaving]
 
     def _is_other(self, w: WorkerProcess, group: tuple[int, ...]) -> bool:
         """Return True if a worker is pinned to other things than a chunk needs."""
@@ -102,8 +107,12 @@ class Admission:
         return 1 if self._sizer.short(w.chunks[0].function, len(w.chunks[0].tasks)) else 0
 
 
-def _cost(w: WorkerProcess, function: str) -> tuple[int, bool]:
-    return len(w.chunks), function not in w.functions
+def _cost(w: WorkerProcess, function: str, key: str) -> tuple[int, ...]:
+    chunks, loads = len(w.chunks), function not in w.functions
+    if not key:
+        return chunks, loads
+    last_us = w.keys.get(key, 0)
+    return not last_us, chunks, -last_us, len(w.keys), loads
 
 
 def _blocked(workers: Collection[WorkerProcess]) -> set[int]:

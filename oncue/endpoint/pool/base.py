@@ -7,6 +7,7 @@ but `close` blocks.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -96,6 +97,10 @@ class WorkerPool(WorkerStates, Protocol):
 
     def misfit(self, resources: Resources) -> str:
         """Return why a task with these resources can never run here; "" if it may."""
+        ...
+
+    def rooms_of(self, key: str) -> Sequence[tuple[Hashable, int]]:
+        """Return the workers (or nodes) that had this affinity key, each with its `room`."""
         ...
 
     def run(

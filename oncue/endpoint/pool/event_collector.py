@@ -6,6 +6,7 @@ from oncue.clocks.process import now_us
 from oncue.endpoint.pool.base import PoolEvents
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.exit_diagnosis import cancelled
+from oncue.endpoint.pool.shared_progress import position
 from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.refusal import refused
 from oncue.functions.body import FunctionProperties
@@ -37,6 +38,15 @@ class EventCollector:
         first, ended = w.progress.finished()
         if w.current_chunk == chunk.n and first <= chunk.done < first + len(ended) and chunk.has(first, ended):
             self.report(chunk, first, ended)
+
+    def report_long_task(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, now: int) -> None:
+        """Report a long task as started, and its new output."""
+        task = chunk.tasks[index]
+        if w.live_output.start_task(position(chunk.n, index)):
+            self.events.started.append((task.id, chunk.attempt, started, w.name))
+        found = w.live_output.poll(now, lambda: w.running() == (chunk, index, started))
+        if found is not None:
+            self.events.output.append((task.id, chunk.attempt, *found))
 
     def requeue(self, chunk: ChunkInFlight, first: int) -> None:
         """Requeue the tasks from `first` on, which did not start.

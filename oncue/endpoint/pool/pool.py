@@ -44,7 +44,7 @@ from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.endpoint.worker.blob_files import BlobFiles
 from oncue.protocol.records import TaskRecord
-from oncue.protocol.run_options import Resources, RunOptions, merged
+from oncue.protocol.run_options import Resources, RunOptions, affinity_of, merged
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
@@ -133,6 +133,10 @@ class Pool:
         """Return why a task with these resources can never run here; "" if it can."""
         return self._admission.capacity.misfit(resources)
 
+    def rooms_of(self, key: str) -> list[tuple[WorkerProcess, int]]:
+        """Return the workers that had this affinity key, each with its room."""
+        return self._admission.rooms_of(self._workers.values(), key)
+
     def run(
         self,
         function: str,
@@ -153,10 +157,13 @@ class Pool:
         if why := self.misfit(resources):
             return self._collector.refuse(function, attempt, tasks, why)
         workers = () if self._closing else self._workers.values()
-        place = self._admission.place(workers, function, resources, properties.fresh)
+        key = affinity_of(options)
+        place = self._admission.place(workers, function, resources, properties.fresh, key)
         if place is None or (w := self._worker_at(place)) is None:
             return self._collector.events.requeue.append((function, attempt, tasks))
         w.send(function, body, properties, attempt, timeout_ms, tasks, options, place.numbers)
+        if key:
+            w.remember_key(key, now_us())
         self._wake(now_us() + (min(LONG_US // 2, timeout_ms * 1000) if timeout_ms else LONG_US // 2))
 
     def _worker_at(self, place: Place) -> WorkerProcess | None:
@@ -331,7 +338,7 @@ class Pool:
                 self._stop_worker(w, "memory", chunk.tasks[index].id, now)
                 w.kill()
         if ran > STARTED_US:
-            self._report_long_task(w, chunk, index, started, now)
+            self._collector.report_long_task(w, chunk, index, started, now)
 
     def _replace_stuck(self, w: WorkerProcess, now: int) -> None:
         """End a worker that begins no chunk, after requeueing it, or reports none."""
@@ -342,15 +349,6 @@ class Pool:
             self._wake(now + SETTLE_US)
         elif now - w.stop_us > LONG_US:
             self._kill(w, "stuck")
-
-    def _report_long_task(self, w: WorkerProcess, chunk: ChunkInFlight, index: int, started: int, now: int) -> None:
-        """Report a long task as started, and its new output."""
-        task = chunk.tasks[index]
-        if w.live_output.start_task(position(chunk.n, index)):
-            self._collector.events.started.append((task.id, chunk.attempt, started, w.name))
-        found = w.live_output.poll(now, lambda: w.running() == (chunk, index, started))
-        if found is not None:
-            self._collector.events.output.append((task.id, chunk.attempt, *found))
 
     # ------------------------------------------------------------ exited and new workers
 

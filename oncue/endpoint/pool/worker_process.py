@@ -30,6 +30,7 @@ READ_BYTES = 1 << 20
 _id = attrgetter("id")
 _LOOKS = 20  # for fresh children of one that is killed
 FUNCTIONS = 256  # kept loaded in one worker
+KEYS = 1_000  # affinity keys remembered of one worker
 
 
 class ChunkInFlight:
@@ -89,6 +90,8 @@ class WorkerProcess:
         self.spawned_us = now_us
         self.chunks: deque[ChunkInFlight] = deque()
         self.functions: OrderedDict[str, None] = OrderedDict()
+        #: Affinity keys that it had, and when last (unix µs), the newest last.
+        self.keys: OrderedDict[str, int] = OrderedDict()
         self.count = 0  # chunks sent
         self.stop: int | None = None  # asked to stop before this place
         self.stop_us = 0
@@ -170,6 +173,18 @@ class WorkerProcess:
         self._out += pack(TaskChunk(self.count, function, attempt, tasks, options))
         self.chunks.append(ChunkInFlight(self.count, function, properties, attempt, timeout_ms, tasks, numbers))
         self.write()
+
+    def remember_key(self, key: str, now_us: int) -> None:
+        """Note that it gets a chunk with an affinity key."""
+        self.keys[key] = now_us
+        self.keys.move_to_end(key)
+        if len(self.keys) > KEYS:
+            self.keys.popitem(last=False)
+
+    @property
+    def leaving(self) -> bool:
+        """True if it ends, and takes with it what its tasks have loaded."""
+        return bool(self.ending or self.retired_us or self.pipe_closed_us)
 
     @property
     def backlog(self) -> int:

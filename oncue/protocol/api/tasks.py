@@ -10,7 +10,7 @@ import msgspec
 from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Ended, StoredRetryPolicy
-from oncue.protocol.run_options import MOST_PATTERNS
+from oncue.protocol.run_options import KEY_CHARS, MOST_PATTERNS
 from oncue.protocol.stated_options import MOST, PATTERN_CHARS, RESOURCES
 from oncue.quantities import MOST_BYTES, MOST_MS
 
@@ -27,6 +27,8 @@ Sandbox = Annotated[bool | str, msgspec.Meta(extra_json_schema={"enum": [False, 
 Outputs = Annotated[
     list[Annotated[str, msgspec.Meta(min_length=1, max_length=PATTERN_CHARS)]], msgspec.Meta(max_length=MOST_PATTERNS)
 ]
+
+Affinity = Annotated[str, msgspec.Meta(max_length=KEY_CHARS)]
 
 
 class RetryPolicy(Request, frozen=True):
@@ -62,6 +64,7 @@ class TaskRequest(Request, frozen=True, omit_defaults=True):
     resources: Resources = {}  # cores, memory, gpus, nodes, ranks, walltime
     sandbox: Sandbox = False  # true: a folder of the task's own; "keep": it stays if the task fails
     outputs: Outputs = []  # globs of files in it that come back
+    affinity: Affinity = ""  # tasks with the same key prefer the worker, or the node, that had it
 
 
 class BatchRequest(Request, frozen=True, omit_defaults=True):
@@ -85,6 +88,7 @@ class BatchRequest(Request, frozen=True, omit_defaults=True):
     resources: Resources = {}  # as of POST /v1/tasks
     sandbox: Sandbox = False
     outputs: Outputs = []
+    affinity: Affinity = ""
 
 
 class Accepted(Response, frozen=True):
@@ -144,6 +148,7 @@ class TaskInfo(Response, frozen=True):
     short: str = ""  # in lists: the digits of the id that suffice, "first" or "first..last"
     version: int = 0  # of the function, in the response to a retry
     resources: dict[str, int | float | str] = {}  # of the call
+    affinity: str = ""  # key of the call
     files: list[TaskFileInfo] = []  # of the attempt that closed it
 
     accepted = Moment("accepted_us")

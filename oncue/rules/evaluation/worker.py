@@ -129,14 +129,15 @@ def _answer(rule: Rule, question: Question) -> Answer:
 
 
 def _fires(rule: Rule, source: Event | EventRows) -> Answer:
-    payloads, size = [], 0
+    tasks, size = [], 0
     for run in rule.runs:
-        payloads.append(packed_arguments(run.args.render(source)))
-        size += len(payloads[-1])
+        args = packed_arguments(run.args.render(source))
+        tasks.append((args, run.affinity_key(source)))
+        size += len(args)
         if size > ARGUMENTS_BYTES:
             reason = f"the arguments have more than {ARGUMENTS_BYTES:,} bytes"
             return Answer(FAILED, stage="args", reason=reason, remedy=REMEDY)
-    return Answer(FIRES, tuple(payloads))
+    return Answer(FIRES, tuple(tasks))
 
 
 def _explained(rule: Rule, event: Event, disabled_because: str) -> Answer:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from oncue.protocol.records import Parameter
-from oncue.rules.parsing.rule_file import RuleSet, SourcePositions
+from oncue.rules.parsing.rule_file import RuleSet
+from oncue.rules.parsing.rule_run import SourcePositions
 from oncue.strict_yaml.document import Problems, nearest
 
 Known = Mapping[str, Sequence[Parameter] | None]

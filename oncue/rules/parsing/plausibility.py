@@ -123,7 +123,7 @@ def _of_schema(rule: Rule, schema: Schema) -> Iterator[_Warning]:
     for path in rule.when.paths() if rule.when is not None else ():
         if why := _unknown_field(path, schema):
             yield path.rpartition(".")[2], f"when: {why}", _near(path, schema)
-    for section in ("run", "dedupe", "batch"):
+    for section in ("run", "affinity", "dedupe", "batch"):
         for written in _references(source.get(section)):
             path = _of_one_event(written)
             if path and (why := _unknown_field(path, schema)):

@@ -17,27 +17,21 @@ import msgspec
 from oncue.errors import Invalid, RuleFileError
 from oncue.functions.body import Packed
 from oncue.functions.shell.pack import pack_shell
-from oncue.functions.shell.spec import ShellSpec
 from oncue.protocol.records import StoredRetryPolicy
-from oncue.protocol.run_options import RunOptions
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
-from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
 from oncue.rules.parsing.condition_parser import check_possible, parse_match, parse_on
 from oncue.rules.parsing.function_keys import (
-    FUNCTION_KEYS,
-    NO_PROPERTIES,
     FunctionProperties,
-    function_properties,
 )
 from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.retry_section import parse_retry
-from oncue.rules.parsing.shell_run import OPTION_KEYS, SHELL_KEYS, parse_options, parse_shell
+from oncue.rules.parsing.rule_run import RuleRun, parse_affinity, parse_runs
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
@@ -52,12 +46,11 @@ RULE_KEYS = (
     "run",
     "retry",
     "timeout",
+    "affinity",
     "expires",
     "enabled",
     "tests",
 )
-RUN_KEYS = ("function", "shell", "endpoint", "args", "timeout", *SHELL_KEYS, *OPTION_KEYS, *FUNCTION_KEYS)
-MAX_RUNS = 100
 
 
 class TriggerSpec(msgspec.Struct, frozen=True):
@@ -65,29 +58,6 @@ class TriggerSpec(msgspec.Struct, frozen=True):
     kind: str
     options: Any  # option Struct of its kind; None: kinds were not given
     line: int = 0
-
-
-class SourcePositions(msgspec.Struct, frozen=True):
-    """Positions (line, column) of the parts of a run, for argument_check.py."""
-
-    place: tuple[int, int]  # of `args`, or of the function if there are none
-    items: tuple[tuple[int, int], ...] = ()  # positional ones
-    names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
-    function: tuple[int, int] = (0, 0)  # of the function
-    endpoint: tuple[int, int] = (0, 0)  # of the endpoint, or of the run without one
-
-
-class RuleRun(msgspec.Struct, frozen=True):
-    """One function that a rule runs."""
-
-    function: str  # "tomo.py:reconstruct", or the name of a registered one
-    endpoint: str
-    args: Template  # of a mapping (keyword arguments) or a list (positional ones)
-    timeout_ms: int
-    given: SourcePositions
-    properties: FunctionProperties = NO_PROPERTIES
-    shell: ShellSpec | None = None  # of a script; `function` is a name that oncue gives it
-    options: RunOptions | None = None
 
 
 class RuleTest(msgspec.Struct, frozen=True):
@@ -289,7 +259,8 @@ def _rule(
     timeout_ms = time_limit(get("timeout"), "timeout", problems)
     operators = parse_operators(node, problems)
     refer = operators.needs.refer if operators else refer_to_event
-    runs = _runs(run, name, timeout_ms, problems, refer) if run else ()
+    affinity = parse_affinity(get("affinity"), problems, refer) if "affinity" in node.value else None
+    runs = parse_runs(run, name, timeout_ms, problems, refer, affinity) if run else ()
     retry = parse_retry(get("retry"), problems)
     expires_ms = time_limit(get("expires"), "expires", problems)
     enabled = typed(get("enabled"), bool, "enabled", True, problems)
@@ -323,61 +294,6 @@ def _when(node: Node | None, problems: Problems) -> Cel | None:
     except Invalid as e:
         problems.add(node, f"when: {e.message}", e.remedy)
         return None
-
-
-def _runs(node: Node, rule: str, timeout_ms: int, problems: Problems, refer: Refer) -> tuple[RuleRun, ...]:
-    nodes = node.value if isinstance(node.value, list) else [node]
-    if not 0 < len(nodes) <= MAX_RUNS:
-        problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
-        return ()
-    names = [f"{rule}.sh" if i == 0 else f"{rule}-{i + 1}.sh" for i in range(len(nodes))]  # of scripts
-    return tuple(
-        run for n, name in zip(nodes, names, strict=True) if (run := _run(n, name, timeout_ms, problems, refer))
-    )
-
-
-def _run(node: Node, name: str, timeout_ms: int, problems: Problems, refer: Refer) -> RuleRun | None:
-    if not is_mapping(node, "`run`", problems):
-        return None
-    before = len(problems.found)
-    check_keys(node, RUN_KEYS, "`run`", problems)
-    if len(problems.found) > before and not {"function", "shell"} & node.value.keys():
-        return None  # misspelt
-    if "timeout" in node.value:
-        timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
-    endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
-    if script := node.value.get("shell"):
-        shell = parse_shell(node, name, problems, refer)
-        if shell is None:
-            return None
-        given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
-        return RuleRun(name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options)
-    for key in SHELL_KEYS:
-        if key in node.value:
-            problems.add(node.at_key(key), f"`{key}` is for `shell`", "a function sets it itself")
-    found = required(node, "function", "`run`", problems)
-    function = typed(found, str, "function", "", problems)
-    if found is not None and isinstance(found.value, str) and not function.strip():
-        problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
-    place = found or node
-    args = node.value.get("args") or Node({}, place.line, place.column)
-    if not isinstance(args.value, (dict, list)):
-        problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
-    template = compile_args(args, problems, refer=refer)
-    given = _given(args, place, node.value.get("endpoint", node))
-    properties, options = function_properties(node, function, problems), parse_options(node, problems)
-    return RuleRun(function, endpoint, template, timeout_ms, given, properties, options=options)
-
-
-def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
-    items = args.value if isinstance(args.value, list) else []
-    return SourcePositions(
-        (args.line, args.column),
-        tuple((n.line, n.column) for n in items),
-        dict(args.keys),
-        (function.line, function.column),
-        (endpoint.line, endpoint.column),
-    )
 
 
 def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:

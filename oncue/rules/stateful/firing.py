@@ -106,7 +106,7 @@ class Firer:
         if operators is None or not set(operators.needs.names) <= set(closed.needs):
             entry = await self._older_version(closed)
         if self._judge is not None and _may_take_long(entry, closed):
-            ready = frames.prepare(entry, None, await self._payloads(self._judge, entry, closed))
+            ready = frames.prepare(entry, None, await self._made(self._judge, entry, closed))
         else:
             ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
@@ -114,8 +114,8 @@ class Firer:
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
 
-    async def _payloads(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[bytes]:
-        """Return the arguments, made in an evaluator. Raises RuleError."""
+    async def _made(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[tuple[bytes, str]]:
+        """Return arguments and affinity keys, made in an evaluator. Raises RuleError."""
         remedy = f"{entry.repair}; then `oncue dead retry N`"
         if entry.paused:
             raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
@@ -131,7 +131,7 @@ class Firer:
             self._shares.lend(owner, perf_counter() - began)
         if answer.kind == FAILED:
             raise RuleError(answer.stage, answer.reason, answer.remedy)
-        return answer.payloads
+        return answer.tasks
 
     async def _older_version(self, closed: ClosedWindow) -> ActiveRule:
         wanted = (closed.label, closed.version)
@@ -164,7 +164,7 @@ class Firer:
 
 def _may_take_long(entry: ActiveRule, closed: ClosedWindow) -> bool:
     size = sum(len(event.row) for event in closed.events)
-    return window_s([run.args for run in entry.rule.runs], len(closed.events), size) > INLINE_S
+    return window_s([t for run in entry.rule.runs for t in run.templates], len(closed.events), size) > INLINE_S
 
 
 def _letter(

@@ -115,7 +115,7 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
 def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
     rows = EventRows.of(closed)
     try:
-        args = [run.args.render(rows) for run in rule.runs]
+        args = [run.render(rows) for run in rule.runs]
     except Invalid as e:
         return SimulatedFiring(at_ms, len(closed.events), None, e.message)
     return SimulatedFiring(at_ms, len(closed.events), args[0] if len(args) == 1 else args)

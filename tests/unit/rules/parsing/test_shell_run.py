@@ -10,7 +10,8 @@ from oncue.errors import RuleFileError
 from oncue.functions import describe
 from oncue.protocol.records import Event
 from oncue.protocol.run_options import KEEP, SANDBOX, Resources, RunOptions
-from oncue.rules.parsing.rule_file import RuleRun, parse
+from oncue.rules.parsing.rule_file import parse
+from oncue.rules.parsing.rule_run import RuleRun
 
 EVENT = Event(id="1", source="s", type="t", data={"path": "/d/a b.tif", "n": 3})
 

@@ -1,0 +1,142 @@
+"""Parses `run` of a rule: the functions, and how their tasks are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from oncue.functions.shell.spec import ShellSpec
+from oncue.protocol.run_options import RunOptions
+from oncue.protocol.stated_options import rendered_affinity
+from oncue.rules.matching.filters import as_text
+from oncue.rules.matching.template import Refer, Template, compile_args
+from oncue.rules.parsing.function_keys import (
+    FUNCTION_KEYS,
+    NO_PROPERTIES,
+    FunctionProperties,
+    function_properties,
+)
+from oncue.rules.parsing.node_values import check_keys, is_mapping, required, time_limit, typed
+from oncue.rules.parsing.shell_run import OPTION_KEYS, SHELL_KEYS, parse_options, parse_shell
+from oncue.strict_yaml.document import Node, Problems
+
+RUN_KEYS = ("function", "shell", "endpoint", "args", "timeout", "affinity", *SHELL_KEYS, *OPTION_KEYS, *FUNCTION_KEYS)
+MAX_RUNS = 100
+
+
+class SourcePositions(msgspec.Struct, frozen=True):
+    """Positions (line, column) of the parts of a run, for argument_check.py."""
+
+    place: tuple[int, int]  # of `args`, or of the function if there are none
+    items: tuple[tuple[int, int], ...] = ()  # positional ones
+    names: Mapping[str, tuple[int, int]] = {}  # keyword arguments
+    function: tuple[int, int] = (0, 0)  # of the function
+    endpoint: tuple[int, int] = (0, 0)  # of the endpoint, or of the run without one
+
+
+class RuleRun(msgspec.Struct, frozen=True):
+    """One function that a rule runs."""
+
+    function: str  # "tomo.py:reconstruct", or the name of a registered one
+    endpoint: str
+    args: Template  # of a mapping (keyword arguments) or a list (positional ones)
+    timeout_ms: int
+    given: SourcePositions
+    properties: FunctionProperties = NO_PROPERTIES
+    shell: ShellSpec | None = None  # of a script; `function` is a name that oncue gives it
+    options: RunOptions | None = None
+    affinity: Template | None = None
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """All that is rendered of an event."""
+        return (self.args,) if self.affinity is None else (self.args, self.affinity)
+
+    def render(self, source: Any) -> Any:
+        """Return the arguments. Raises Invalid, also for the affinity key."""
+        self.affinity_key(source)
+        return self.args.render(source)
+
+    def affinity_key(self, source: Any) -> str:
+        """Return the affinity key for an Event, or EventRows of a stateful rule; "": none.
+
+        Raises Invalid.
+        """
+        value = None if self.affinity is None else self.affinity.render(source)
+        return "" if value is None else rendered_affinity(as_text(value))
+
+
+def parse_runs(
+    node: Node, rule: str, timeout_ms: int, problems: Problems, refer: Refer, affinity: Template | None = None
+) -> tuple[RuleRun, ...]:
+    """Parse `run`. `timeout_ms`, `affinity`: the rule's, for runs that state none."""
+    nodes = node.value if isinstance(node.value, list) else [node]
+    if not 0 < len(nodes) <= MAX_RUNS:
+        problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
+        return ()
+    names = [f"{rule}.sh" if i == 0 else f"{rule}-{i + 1}.sh" for i in range(len(nodes))]  # of scripts
+    return tuple(
+        run
+        for n, name in zip(nodes, names, strict=True)
+        if (run := _run(n, name, timeout_ms, problems, refer, affinity))
+    )
+
+
+def _run(
+    node: Node, name: str, timeout_ms: int, problems: Problems, refer: Refer, affinity: Template | None
+) -> RuleRun | None:
+    if not is_mapping(node, "`run`", problems):
+        return None
+    before = len(problems.found)
+    check_keys(node, RUN_KEYS, "`run`", problems)
+    if len(problems.found) > before and not {"function", "shell"} & node.value.keys():
+        return None  # misspelt
+    if "timeout" in node.value:
+        timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
+    if "affinity" in node.value:
+        affinity = parse_affinity(node.value["affinity"], problems, refer)
+    endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
+    if script := node.value.get("shell"):
+        shell = parse_shell(node, name, problems, refer)
+        if shell is None:
+            return None
+        given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
+        return RuleRun(
+            name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options, affinity=affinity
+        )
+    for key in SHELL_KEYS:
+        if key in node.value:
+            problems.add(node.at_key(key), f"`{key}` is for `shell`", "a function sets it itself")
+    found = required(node, "function", "`run`", problems)
+    function = typed(found, str, "function", "", problems)
+    if found is not None and isinstance(found.value, str) and not function.strip():
+        problems.add(found, "`function` is empty", "file.py:name, or the name of a registered function")
+    place = found or node
+    args = node.value.get("args") or Node({}, place.line, place.column)
+    if not isinstance(args.value, (dict, list)):
+        problems.add(args, f"`args` is a mapping or a list, not {args.kind()}")
+    template = compile_args(args, problems, refer=refer)
+    given = _given(args, place, node.value.get("endpoint", node))
+    properties, options = function_properties(node, function, problems), parse_options(node, problems)
+    return RuleRun(function, endpoint, template, timeout_ms, given, properties, options=options, affinity=affinity)
+
+
+def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
+    items = args.value if isinstance(args.value, list) else []
+    return SourcePositions(
+        (args.line, args.column),
+        tuple((n.line, n.column) for n in items),
+        dict(args.keys),
+        (function.line, function.column),
+        (endpoint.line, endpoint.column),
+    )
+
+
+def parse_affinity(node: Node, problems: Problems, refer: Refer) -> Template | None:
+    """Parse `affinity`: a text with ${...}."""
+    if not isinstance(node.value, str):
+        problems.add(node, f"`affinity` is a text, not {node.kind()}", 'for example "${data.sample}"')
+        return None
+    return compile_args(node, problems, "affinity", refer)
