@@ -37,11 +37,11 @@ class TaskSizes:
         self._stated = NodeCapacity(
             limits.workers, stated.cores or UNKNOWN, stated.memory_bytes or UNKNOWN, stated.gpus or UNKNOWN
         )
-        self._sizes: dict[tuple[str, RunOptions | None], tuple[int, int]] = {}
+        self._sizes: dict[tuple[str, Resources | None], tuple[int, int]] = {}
 
     def of(self, function: str, options: RunOptions | None) -> tuple[int, int]:
         """Return (whole nodes, or 0; workers' room on a node) that a task takes."""
-        key = (function, options)
+        key = (function, None if options is None else options.resources)
         found = self._sizes.get(key)
         if found is None:
             if len(self._sizes) >= REMEMBERED:

@@ -79,6 +79,14 @@ def affinity_of(options: RunOptions | None) -> str:
     return "" if options is None else options.affinity
 
 
+def without_affinity(options: RunOptions | None) -> RunOptions | None:
+    """Return options that are equal for calls that differ in their affinity keys only."""
+    if options is None or not options.affinity:
+        return options
+    rest = msgspec.structs.replace(options, affinity="")
+    return None if rest == NO_OPTIONS else rest
+
+
 def _values(resources: Resources) -> tuple[int, ...]:
     return msgspec.structs.astuple(resources)
 

@@ -62,7 +62,10 @@ def _is_utf8(text: str) -> bool:
 
 
 def rendered_affinity(text: str) -> str:
-    """Return the affinity key of a text of any length: a long one is cut, and keeps its hash."""
+    """Return the affinity key of a text of any length.
+
+    A long one is cut, and keeps its hash.
+    """
     if len(text) <= KEY_CHARS:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -114,7 +114,7 @@ class TaskFrames:
 
     @property
     def actions(self) -> int:
-        """Return the number of actions and keys with tasks; each becomes at least one frame."""
+        """Return the number of actions and keys with tasks: each becomes a frame or more."""
         return len(self._tasks)
 
     async def offload(self, store: Callable[[bytes], Awaitable[bytes]]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
-from oncue.cli.tasks.run_options import affinity_option, given_resources, run_option_flags, sandbox_of
+from oncue.cli.tasks.run_options import affinity_option, call_options, run_option_flags
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client import Client
@@ -110,10 +110,7 @@ def invoke(
             timeout=seconds(timeout),
             expires=seconds(expires),
             retry=retries or None,
-            resources=given_resources(resources),
-            sandbox=sandbox_of(sandbox),
-            outputs=outputs,
-            affinity=affinity,
+            **call_options(resources, sandbox, outputs, affinity),
         )
         # Not as keyword arguments: a parameter may have the name of an option.
         task: Task[Any] = client.call(name, (), given, bound.options)

@@ -10,7 +10,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, json_option, safe, say
-from oncue.cli.tasks.run_options import affinity_option, given_resources, run_option_flags, sandbox_of
+from oncue.cli.tasks.run_options import affinity_option, call_options, run_option_flags
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client.files import ShellResult
@@ -77,10 +77,7 @@ def shell(
             endpoint=endpoint,
             timeout=seconds(timeout),
             retry=retries or None,
-            resources=given_resources(resources),
-            sandbox=sandbox_of(sandbox),
-            outputs=outputs,
-            affinity=affinity,
+            **call_options(resources, sandbox, outputs, affinity),
         )
         task: Task[ShellResult] = client.call(function, (), values, bound.options)
         task._wait_accepted()

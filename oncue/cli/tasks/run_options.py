@@ -55,3 +55,13 @@ def given_resources(given: Sequence[str]) -> dict[str, int | str]:
 def sandbox_of(choice: str) -> bool | str:
     """Return the value of --sandbox as a call states it."""
     return choice if choice == "keep" else choice == "yes"
+
+
+def call_options(resources: Sequence[str], sandbox: str, outputs: Sequence[str], affinity: str) -> dict[str, Any]:
+    """Return the options of a call. Raises Invalid."""
+    return {
+        "resources": given_resources(resources),
+        "sandbox": sandbox_of(sandbox),
+        "outputs": outputs,
+        "affinity": affinity,
+    }

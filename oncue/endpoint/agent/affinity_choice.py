@@ -1,4 +1,4 @@
-"""Choice of the waiting tasks that start next, where they have affinity keys. Pure.
+"""Choice of the tasks that start next, by their affinity keys. Pure.
 
 A key stands for what its tasks have loaded: a model, a calibration. While the workers that had the
 key are busy, others of the first waiting tasks go first. That delays a task by little:

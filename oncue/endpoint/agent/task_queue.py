@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from oncue.protocol.records import Call, TaskRecord
-from oncue.protocol.run_options import RunOptions
+from oncue.protocol.run_options import RunOptions, without_affinity
 
 COST_OF_TASK = 64  # bytes that a task costs beside its arguments
 
@@ -77,7 +77,7 @@ class TaskQueue:
         (queue.appendleft if first else queue.append)(QueuedSlice(group, tasks))
 
     def _count(self, group: AttemptGroup, change: int) -> None:
-        key = (group.call.function, group.call.run)
+        key = (group.call.function, without_affinity(group.call.run))
         waiting = self.waiting_by_call.get(key, 0) + change
         if waiting:
             self.waiting_by_call[key] = waiting
@@ -126,7 +126,7 @@ class TaskQueue:
         self._queues.move_to_end(function)
 
     def dequeue(self, function: str, most: int, index: int = 0) -> tuple[AttemptGroup, list[TaskRecord]]:
-        """Remove up to `most` tasks of the slice at `index`; the next function's turn follows."""
+        """Remove up to `most` tasks of one slice; the next function's turn follows."""
         queue = self._queues[function]
         part = queue[index]
         tasks = part.tasks[part.at : part.at + most]

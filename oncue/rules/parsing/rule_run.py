@@ -51,7 +51,7 @@ class RuleRun(msgspec.Struct, frozen=True):
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """All that is rendered of an event."""
+        """Templates of arguments and affinity key."""
         return (self.args,) if self.affinity is None else (self.args, self.affinity)
 
     def render(self, source: Any) -> Any:
