@@ -16,6 +16,7 @@ from oncue.ids import new_uuid7
 from oncue.protocol.codec import decode
 from oncue.protocol.payload import pack_args, unpack
 from oncue.protocol.records import OK, Ended, Failure, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 LIMIT_S = 60.0
 
@@ -28,7 +29,8 @@ class Rig:
         self.ended: list[Ended] = []
         self.requeued: list[TaskRecord] = []
         self.events = PoolEvents()
-        self.packed: dict[bytes, tuple[Packed, int]] = {}  # task id -> the arguments it was submitted with
+        #: Task id -> the arguments it was submitted with.
+        self.packed: dict[bytes, tuple[Packed, int, RunOptions | None]] = {}
 
     def turn(self, wait_s: float = 0.5) -> None:
         now = time.time_ns() // 1000
@@ -64,10 +66,17 @@ class Rig:
         self.submit(packed, tasks, timeout_ms)
         return tasks
 
-    def submit(self, packed: Packed, tasks: list[TaskRecord], timeout_ms: int = 0, attempt: int = 1) -> None:
-        self.packed |= dict.fromkeys([t.id for t in tasks], (packed, timeout_ms))
+    def submit(
+        self,
+        packed: Packed,
+        tasks: list[TaskRecord],
+        timeout_ms: int = 0,
+        attempt: int = 1,
+        options: RunOptions | None = None,
+    ) -> None:
+        self.packed |= dict.fromkeys([t.id for t in tasks], (packed, timeout_ms, options))
         self.until(self.pool.room)
-        self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks)
+        self.pool.run(packed.id, packed.body, timeout_ms, attempt, tasks, options)
 
     def one(self, fn: Callable[..., Any], *args: Any, timeout_ms: int = 0) -> Ended:
         (task,) = self.run(pack_function(fn), args, timeout_ms=timeout_ms)
@@ -83,8 +92,8 @@ class Rig:
             self.until(lambda: any(x.id == task.id for x in (*self.ended, *self.requeued)))
             if again := [t for t in self.requeued if t.id == task.id]:
                 self.requeued = [t for t in self.requeued if t.id != task.id]
-                packed, timeout_ms = self.packed[task.id]
-                self.submit(packed, again, timeout_ms)
+                packed, timeout_ms, options = self.packed[task.id]
+                self.submit(packed, again, timeout_ms, options=options)
                 continue
             (found,) = [e for e in self.ended if e.id == task.id]
             return found

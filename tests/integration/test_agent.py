@@ -23,6 +23,7 @@ from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args, unpack
 from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, VERSION, Call, Ended, Failure, TaskRecord
 from oncue.protocol.reports import Report, Started
+from oncue.protocol.run_options import RunOptions
 
 ENDPOINT = "ep_1"
 
@@ -110,11 +111,11 @@ class Bridge:
         elif isinstance(message, wire.Bye):
             self.byes += 1
 
-    def dispatch(self, name: str, calls: dict[int, tuple[object, ...]]) -> None:
+    def dispatch(self, name: str, calls: dict[int, tuple[object, ...]], affinity: str = "") -> None:
         function = next((p.id for p in self.functions.values() if p.name == name), "ab" * 32)
         tasks = [TaskRecord(n.to_bytes(16, "big"), pack_args(args, {})) for n, args in calls.items()]
-        call = encode(Call(VERSION, function, ENDPOINT, "me", name))
-        self.send(wire.Dispatch(call, 1, len(tasks), 1), encode(tasks))
+        call = Call(VERSION, function, ENDPOINT, "me", name, run=RunOptions(affinity=affinity) if affinity else None)
+        self.send(wire.Dispatch(encode(call), 1, len(tasks), 1), encode(tasks))
 
     def close(self) -> None:
         self.socket.close(0)

@@ -90,9 +90,7 @@ def note(path: str, name: str) -> tuple[float, float]:
 def start(rig: Rig, packed: Packed, options: RunOptions | None, *args: str) -> TaskRecord:
     """Submit a task as the agent does: again when the pool returns it."""
     task = TaskRecord(new_uuid7(), pack_args(args, {}))
-    rig.packed[task.id] = (packed, 0)
-    rig.until(rig.pool.room)
-    rig.pool.run(packed.id, packed.body, 0, 1, [task], options)
+    rig.submit(packed, [task], options=options)
     return task
 
 

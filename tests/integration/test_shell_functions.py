@@ -38,9 +38,7 @@ def start(
     rig: Rig, packed: Packed, timeout_ms: int = 0, options: RunOptions | None = None, **values: Any
 ) -> TaskRecord:
     task = TaskRecord(new_uuid7(), pack_args((), values))
-    rig.packed[task.id] = (packed, timeout_ms)
-    rig.until(rig.pool.room)
-    rig.pool.run(packed.id, packed.body, timeout_ms, 1, [task], options)
+    rig.submit(packed, [task], timeout_ms, options=options)
     return task
 
 

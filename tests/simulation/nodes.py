@@ -33,6 +33,7 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import Ref, pack_ref
 from oncue.protocol.records import CANCELLED, LOST, OK, VERSION, Call, Ended, TaskRecord
+from oncue.protocol.run_options import RunOptions
 from tests.simulation.clock import Clock
 from tests.simulation.site import MemoryCache, MemoryFile, Site, behaviour, content_of
 
@@ -82,6 +83,7 @@ class Hub:
             self, MemoryContent(world.cache), self.agent.claim, self.agent.nodes, self.time.now_us(),
             self.time.now_us, pool_class,
         )  # fmt: skip
+        self.agent.rooms_of = self.pools.rooms_of
         self._turning = False
         self._inbox: list[Callable[[], None]] = []
         for block in world.blocks:
@@ -145,7 +147,9 @@ class Hub:
                 case SendMessage():
                     self.world.to_server(effect.parts)
                 case RunTasks():
-                    self.pools.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks)
+                    self.pools.run(
+                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
+                    )
                 case CancelRunning():
                     self.pools.cancel(effect.ids)
         if agent.journalled:
@@ -228,7 +232,8 @@ class Server:
             waiting, self.waiting = self.waiting, []
             for task, function, attempt in waiting:
                 self.open[task.id] = (task, function, attempt)
-                call = encode(Call(VERSION, function, "ep", "me"))
+                key = f"k{task.id[-1] % 8}" if task.id[-1] % 2 else ""
+                call = encode(Call(VERSION, function, "ep", "me", run=RunOptions(affinity=key) if key else None))
                 self.send(bridge.Dispatch(call, attempt, 1, 1), encode([task]))
 
 

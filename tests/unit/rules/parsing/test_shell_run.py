@@ -54,6 +54,20 @@ def test_resources_sandbox_and_outputs_are_of_any_run(run: str) -> None:
     assert run_of(f"{{{run}}}").options is None
 
 
+@pytest.mark.parametrize("run", ["function: f", "shell: 'true'"])
+def test_affinity_is_of_the_run_or_else_of_the_rule(run: str) -> None:
+    rule = '    affinity: "${data.n} of ${type}"\n'
+    assert run_of(f'{{{run}, affinity: "${{data.path | stem}}"}}', rule).affinity_key(EVENT) == "a b"
+    assert run_of(f"{{{run}}}", rule).affinity_key(EVENT) == f"3 of {EVENT.type}"
+    assert run_of(f"{{{run}, affinity: bench}}").affinity_key(EVENT) == "bench"
+    assert run_of(f"{{{run}}}").affinity_key(EVENT) == ""
+
+
+def test_affinity_of_a_stateful_rule_may_be_its_key() -> None:
+    found = run_of('{function: f, affinity: "${key}"}', "    batch: {key: data.scan, count: 2}\n")
+    assert found.affinity is not None
+
+
 def test_a_stateful_rule_gives_its_own_values() -> None:
     batch = "    batch: {key: data.scan, count: 2}\n"
     found = run_of('{shell: "merge ${each.data.path} ${count} ${first.data.path | stem}"}', batch)
@@ -83,6 +97,13 @@ def test_a_stateful_rule_gives_its_own_values() -> None:
         ("{function: f, outputs: ['../x']}", 33, "outputs: '../x' is not a glob below the task's folder"),
         ("{function: f, outputs: ['[x']}", 33, "bracket"),
         ("{function: f, cwd: /a}", 24, "`cwd` is for `shell`"),
+        ("{function: f, affinity: [a]}", 34, "`affinity` is a text, not a list"),
+        ('{function: f, affinity: "${data.x"}', 34, "affinity: `${` is not closed"),
+        (
+            '{function: f, affinity: "${each.data.x}"}',
+            34,
+            "affinity: ${each.data.x} is for the arguments of rules with",
+        ),
         ("{shel: 'true'}", 11, "did you mean 'shell'?"),
     ],
 )
