@@ -14,7 +14,7 @@ from itertools import islice
 
 from oncue.endpoint.agent.task_queue import QueuedSlice
 from oncue.protocol.records import Call
-from oncue.protocol.run_options import affinity_of
+from oncue.protocol.run_options import Resources, affinity_of
 
 SEARCHED = 32  # waiting slices, for one whose worker is free
 LEAST_US, MOST_US = 1_000_000, 60_000_000
@@ -47,8 +47,11 @@ class AffinityChoice:
         first: QueuedSlice | None = None
         for at, part in enumerate(islice(waiting, SEARCHED)):
             first = first or part
-            key = affinity_of(part.group.call.run)
-            may_start = not at or admission is None or admission(part.group.call)
+            call = part.group.call
+            key = affinity_of(call.run)
+            if at and _resources(call) != _resources(first.group.call):
+                continue  # the pool may hold its room for the first one
+            may_start = not at or admission is None or admission(call)
             if may_start and (not key or self._take(key)):
                 if at and not first.overtaken_us:
                     first.overtaken_us = self._now_us
@@ -73,3 +76,7 @@ class AffinityChoice:
                 self._used[place] = used + 1
                 return True
         return False
+
+
+def _resources(call: Call) -> Resources:
+    return Resources() if call.run is None else call.run.resources

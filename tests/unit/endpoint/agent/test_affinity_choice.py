@@ -6,16 +6,16 @@ from oncue.endpoint.agent.affinity_choice import AffinityChoice, patience_us
 from oncue.endpoint.agent.task_queue import AttemptGroup, QueuedSlice
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, TaskRecord
-from oncue.protocol.run_options import RunOptions
+from oncue.protocol.run_options import Resources, RunOptions
 
 SECOND = 1_000_000
 
 
-def waiting(*keys: str) -> list[QueuedSlice]:
+def waiting(*keys: str, cores: int = 0) -> list[QueuedSlice]:
     """Return slices of one task each, with these affinity keys; "": none."""
     found = []
     for n, key in enumerate(keys):
-        call = Call(VERSION, "f", "ep", "me", run=RunOptions(affinity=key) if key else None)
+        call = Call(VERSION, "f", "ep", "me", run=RunOptions(Resources(cores), affinity=key) if key or cores else None)
         tasks = [TaskRecord(n.to_bytes(16, "big"), b"")]
         found.append(QueuedSlice(AttemptGroup(encode(call), call, 1, 0, tasks, 1), tasks))
     return found
@@ -68,6 +68,13 @@ def test_a_task_is_overtaken_for_a_while_only() -> None:
 def test_tasks_that_may_not_start_are_left_out() -> None:
     queue = waiting("a", "b", "c")
     assert choice({"a": {"w1": 0}}).index(queue, lambda call: call is not queue[1].group.call) == 2
+
+
+def test_a_task_is_overtaken_by_tasks_of_the_same_resources_only() -> None:
+    had = {"a": {"w1": 0}, "b": {"w2": 1}}
+    assert choice(had).index(waiting("a", "b", cores=2)) == 1
+    assert choice(had).index([*waiting("a", cores=4), *waiting("b", "")]) == 0
+    assert choice(had).index([*waiting("a"), *waiting("b", cores=4)]) == 0
 
 
 def test_patience_follows_the_duration_of_tasks() -> None:
