@@ -82,6 +82,13 @@ def states(context: click.Context, parameter: click.Parameter, incomplete: str) 
     return [CompletionItem(given + word) for word in STATES if word.startswith(last)]
 
 
+def presets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a preset of an `endpoint.yaml`."""
+    from oncue.endpoint.options.presets import PRESETS
+
+    return [CompletionItem(name) for name in PRESETS if name.startswith(incomplete)]
+
+
 def local_endpoints(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete an endpoint that has a folder on this machine."""
     from oncue.config import default_data

@@ -56,6 +56,8 @@ def test_names_from_the_server_are_completed(shared: System, known: str) -> None
     assert words(shared, "oncue rules history complet") == ["completion"]
     assert words(shared, "oncue endpoints show loc") == ["local"]
     assert words(shared, "oncue endpoint status loc") == ["local"]
+    assert words(shared, "oncue endpoint configure loc") == ["local"]
+    assert words(shared, "oncue endpoint init new --preset per") == ["perlmutter"]
     (token,) = words(shared, "oncue tokens revoke tok_loc")
     assert token.startswith("tok_local")
 

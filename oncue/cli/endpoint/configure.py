@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from oncue.cli import completers
 from oncue.cli.endpoint.folder import dir_option, folder_of
 from oncue.cli.endpoint.register import Registration, register_here, registration_options
 from oncue.cli.output import as_json, facts, json_option, plain, say, table
@@ -24,11 +25,16 @@ NEEDED = {
     "condor": ("condor_submit", "condor_q", "condor_rm"),
     "kubernetes": ("kubectl",),
 }
-_preset = click.option("--preset", metavar="PRESET", help="Scheduler or site; --presets lists them. Default: as found.")
+_preset = click.option(
+    "--preset",
+    metavar="PRESET",
+    shell_complete=completers.presets,
+    help="Scheduler or site; `configure --presets` lists them. Default: as found.",
+)
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completers.local_endpoints)
 @dir_option
 @_preset
 @click.option("--presets", "list_presets", is_flag=True, help="List the presets.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from oncue.cli import completers
 from oncue.config import default_data
-from oncue.errors import Invalid
+from oncue.errors import Invalid, OncueError
 
 F = TypeVar("F", bound=Callable[..., Any])
 LOG = "agent.log"  # of an agent that runs in the background
@@ -28,6 +29,7 @@ dir_option = click.option(
 
 
 def name_argument(f: F) -> F:
+    """Add the argument NAME; without it, the endpoint of `oncue up`."""
     return click.argument("name", default="local", shell_complete=completers.local_endpoints)(f)
 
 
@@ -38,6 +40,23 @@ def folder_of(folder: str | None, name: str) -> Path:
     if not name or "/" in name or name.startswith("."):
         raise Invalid(f"{name[:60]!r} is not an endpoint's name", remedy="letters, digits and . _ - ; a letter first")
     return default_data().absolute() / "endpoints" / name
+
+
+def registered(folder: str | None, name: str, error: type[OncueError] = Invalid) -> Path:
+    """Return the folder of an endpoint that was registered here.
+
+    Raises `error`, which names the endpoints that there are.
+    """
+    place = folder_of(folder, name)
+    if (place / "agent.json").exists():
+        return place
+    known = sorted(path.parent.name for path in default_data().glob("endpoints/*/agent.json"))
+    near = difflib.get_close_matches(name, known, n=1)
+    others = f"did you mean {near[0]}? " if near else f"here are: {', '.join(known)}. " if known else ""
+    raise error(
+        f"no agent can run in {place}: there is no agent.json, as `register` writes it",
+        remedy=f"{others}To make a new one: oncue endpoint init {name}, or oncue endpoint register {name}",
+    )
 
 
 def read_status(place: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, last_lines, name_argument
+from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, last_lines, name_argument, registered
 from oncue.cli.output import say
 from oncue.errors import NotFound
 
@@ -33,6 +33,7 @@ def logs(name: str, folder: str | None, follow: bool, lines: int) -> None:
     """
     path = folder_of(folder, name) / LOG
     if not path.exists():
+        registered(folder, name, NotFound)
         raise NotFound(
             f"{path} does not exist",
             remedy=f"agents started in the background write it: oncue endpoint start {name} --detach",

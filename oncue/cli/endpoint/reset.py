@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument
+from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, registered
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import NotFound, NotReady
 
@@ -31,6 +31,7 @@ def reset(name: str, folder: str | None, json_: bool) -> None:
 
     place = folder_of(folder, name)
     if not running_agent(place):
+        registered(folder, name, NotFound)
         raise NotFound(f"no agent runs in {place}", remedy=f"start it: oncue endpoint start {name} --detach")
     request = place / RESET_BLOCKS
     request.touch()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, name_argument
+from oncue.cli.endpoint.folder import LOG, dir_option, name_argument, registered
 from oncue.cli.endpoint.start import CONNECT_S, not_seen, start_detached
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Invalid, NotFound, OncueError
@@ -69,7 +69,7 @@ def install_service(
     from oncue.endpoint.options.file import load_options
     from oncue.endpoint.settings import load
 
-    place = folder_of(folder, name)
+    place = registered(folder, name)
     load(place)
     load_options(place)
     kind = kind or ("systemd" if has_user_manager() else "cron")

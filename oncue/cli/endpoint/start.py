@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from oncue.cli.endpoint.folder import LOG, dir_option, folder_of, last_lines, name_argument, other_host, read_status
+from oncue.cli.endpoint.folder import LOG, dir_option, last_lines, name_argument, other_host, read_status, registered
 from oncue.cli.endpoint.folder import set_aside_large_log as set_aside
 from oncue.cli.output import as_json, json_option, say
 from oncue.errors import Conflict, OncueError, Refused, Unreachable
@@ -26,9 +26,9 @@ LOG_LINES = 10  # of an agent that does not connect
 @name_argument
 @dir_option
 @click.option("--detach", is_flag=True, help="Run in the background; return when the server has seen the agent.")
-@click.option("--wait", metavar="DURATION", default="15s", show_default=True, help="With --detach: wait so long.")
+@click.option("--wait", metavar="DURATION", help="With --detach: longest wait for the server (15s).")
 @json_option
-def start(name: str, folder: str | None, detach: bool, wait: str, json_: bool) -> None:
+def start(name: str, folder: str | None, detach: bool, wait: str | None, json_: bool) -> None:
     """Start the agent of an endpoint.
 
     It runs until Ctrl-C, or with --detach until `oncue endpoint stop`. With --detach the command
@@ -44,7 +44,12 @@ def start(name: str, folder: str | None, detach: bool, wait: str, json_: bool) -
     from oncue.endpoint.options.file import load_options
     from oncue.endpoint.settings import load
 
-    place = folder_of(folder, name)
+    wait_s = seconds(wait)
+    if json_ and not detach:
+        raise click.UsageError("--json needs --detach: else the agent's log is the output")
+    if wait_s is not None and not detach:
+        raise click.UsageError("--wait needs --detach: else the agent runs until Ctrl-C")
+    place = registered(folder, name)
     load(place)
     load_options(place)  # raises here, not in the agent's log
     if pid := running_agent(place):
@@ -53,13 +58,11 @@ def start(name: str, folder: str | None, detach: bool, wait: str, json_: bool) -
             f"the agent of {place} runs already (pid {pid}{where})",
             remedy=f"stop it{where}: oncue endpoint stop {name}",
         )
-    if json_ and not detach:
-        raise click.UsageError("--json needs --detach: else the agent's log is the output")
     if not detach:
         # The agent replaces this process, so that it gets the signals of a terminal or supervisor.
         sys.stdout.flush()
         os.execve(sys.executable, agent_command(place, by_hand=True), agent_environment(os.environ))
-    tell_started(start_detached(place, name, seconds(wait) or 0.0), json_)
+    tell_started(start_detached(place, name, CONNECT_S if wait_s is None else wait_s), json_)
 
 
 def tell_started(started: dict[str, Any], json_: bool) -> None:

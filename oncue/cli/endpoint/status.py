@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, other_host, read_status
+from oncue.cli.endpoint.folder import dir_option, name_argument, other_host, read_status, registered
 from oncue.cli.output import as_json, facts, json_option, say, table, when
 from oncue.errors import OncueError
 
@@ -28,7 +28,7 @@ def status(name: str, folder: str | None, json_: bool) -> None:
     """
     from oncue.endpoint.settings import is_marked_stopped, load, register_again
 
-    place = folder_of(folder, name)
+    place = registered(folder, name)
     settings = load(place)
     pid, elsewhere = _agent(place)
     answer = {"name": settings.name, "id": settings.id, "dir": str(place), "running": bool(pid), "pid": pid}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, read_status
+from oncue.cli.endpoint.folder import dir_option, folder_of, name_argument, read_status, registered
 from oncue.cli.endpoint.start import CONNECT_S, not_seen, start_detached, tell_started
 from oncue.cli.output import as_json, json_option, number_of, say
 from oncue.errors import Invalid, NotFound, OncueError
@@ -78,6 +78,7 @@ def stop_here(place: Path, name: str, mode: Any, limit_s: float | None = None) -
         mark_stopped(place)  # before the agent ends: `oncue up` would restart it
         pid = running_agent(place)
     if not pid and not supervised:
+        registered(str(place), name, NotFound)
         raise NotFound(f"no agent runs in {place}", remedy=f"see `oncue endpoint status {name}`")
     how = ""
     (place / KEEP_BLOCKS).unlink(missing_ok=True)  # of a restart that was interrupted
@@ -217,7 +218,7 @@ def restart(name: str, folder: str | None, drain: bool, json_: bool) -> None:
     from oncue.endpoint.options.file import load_options
     from oncue.endpoint.settings import load
 
-    place = folder_of(folder, name)
+    place = registered(folder, name)
     settings = load(place)
     load_options(place)  # raises before anything is stopped
     pid = running_agent(place)
