@@ -6,7 +6,8 @@ name is written to that file. Other blocks are run by their language:
     ```console    run the lines after "$ ", without `make ...` and `pip install ...`; `oncue up`
                   runs in the background
     ```python     run by python
-    ```yaml       if it has rules or triggers: read by the parser of rule files
+    ```yaml       read by the parser of rule files if it has rules or triggers, by that of endpoint.yaml if
+                  it has provider, blocks or workers
 
 Other languages (```sh, ```text ...) are for other machines and are not run.
 """
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
+from oncue.endpoint.options.file import parse_options
 from oncue.rules.parsing.rule_file import parse
 from oncue.triggers.catalog import OptionStructs
 from tests.e2e.running import System
@@ -93,6 +95,8 @@ def run_block(system: System, block: Block, place: str) -> None:
     elif block.language == "yaml" and re.search(r"^(rules|triggers):", block.text, re.MULTILINE):
         options = OptionStructs()
         parse(block.text, place, options, triggers=None)
+    elif block.language == "yaml" and re.search(r"^(provider|blocks|workers):", block.text, re.MULTILINE):
+        parse_options(block.text, place)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

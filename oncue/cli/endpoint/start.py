@@ -14,7 +14,7 @@ import click
 from oncue.cli.endpoint.folder import LOG, dir_option, last_lines, name_argument, other_host, read_status, registered
 from oncue.cli.endpoint.folder import set_aside_large_log as set_aside
 from oncue.cli.output import as_json, json_option, say
-from oncue.errors import Conflict, OncueError, Refused, Unreachable
+from oncue.errors import Conflict, Invalid, OncueError, Refused, Unreachable
 from oncue.processes.secrecy import agent_environment
 
 CONNECT_S = 15.0  # longest wait for an agent's first connection
@@ -48,7 +48,7 @@ def start(name: str, folder: str | None, detach: bool, wait: str | None, json_: 
     if json_ and not detach:
         raise click.UsageError("--json needs --detach: else the agent's log is the output")
     if wait_s is not None and not detach:
-        raise click.UsageError("--wait needs --detach: else the agent runs until Ctrl-C")
+        raise Invalid("--wait needs --detach", remedy="add --detach: without it the agent runs here until Ctrl-C")
     place = registered(folder, name)
     load(place)
     load_options(place)  # raises here, not in the agent's log
