@@ -259,7 +259,7 @@ def test_a_drained_block_gets_no_new_task_and_exits_when_it_is_dismissed(site: N
 
     site.command("dismiss b1")
 
-    assert node.wait(30) == 0
+    assert node.wait(60) == 0
     site.bridge.until(lambda: any(line.startswith("b1 left") for line in site.changes()))
     assert list((site.folder / "scratch").iterdir()) != [], "the folder of b2's node"
     assert len(list((site.folder / "scratch").iterdir())) == 1, "the folder of b1's node is gone"
@@ -274,7 +274,7 @@ def test_tasks_of_a_block_that_ends_run_elsewhere_uncharged(site: NodeSite, note
 
     if how == "SIGTERM":
         node.send_signal(signal.SIGTERM)
-        assert node.wait(30) == 0
+        assert node.wait(60) == 0
     else:
         site.command("hand_back b1")
     site.start_node("b2")

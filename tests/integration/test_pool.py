@@ -448,7 +448,7 @@ def test_workers_exit_when_the_process_of_their_pool_is_killed(tmp_path: Path) -
         workers = [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
         assert len(workers) == 2
         parent.kill()
-        _, alive = psutil.wait_procs(workers, timeout=10)
+        _, alive = psutil.wait_procs(workers, timeout=LIMIT_S)
         assert alive == []
 
 
@@ -458,21 +458,21 @@ def test_workers_exit_when_the_process_of_their_pool_is_killed(tmp_path: Path) -
 @pytest.mark.usefixtures("patient")
 def test_a_timeout_ends_the_task_only(rig: Rig) -> None:
     tasks = rig.run(
-        pack_function(lambda i: time.sleep(1000) if i == 1 else i), *[(i,) for i in range(4)], timeout_ms=200
+        pack_function(lambda i: time.sleep(1000) if i == 1 else i), *[(i,) for i in range(4)], timeout_ms=1_500
     )
     rig.until(lambda: len(rig.ended) == 2 and len(rig.requeued) == 2)
     assert [e.status for e in rig.ended] == [OK, TIMEOUT]
-    assert "0.2 s" in why(rig.ended[1]).message
+    assert "1.5 s" in why(rig.ended[1]).message
     assert [t.id for t in rig.requeued] == [t.id for t in tasks[2:]]
-    assert 0.2e6 <= rig.ended[1].ended_us - rig.ended[1].started_us < 2e6
+    assert 1.5e6 <= rig.ended[1].ended_us - rig.ended[1].started_us < 500e6
     assert rig.value(lambda: 1) == 1
 
 
 def test_finally_blocks_run_and_stubborn_tasks_are_killed(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oncue.endpoint.pool.pool.GRACE_US", 200_000)
     note = tmp_path / "finally"
+    monkeypatch.setattr("oncue.endpoint.pool.pool.GRACE_US", int(LIMIT_S * 1e6))  # it ends by itself
 
     def f(note: str) -> None:
         try:
@@ -482,6 +482,8 @@ def test_finally_blocks_run_and_stubborn_tasks_are_killed(
 
     assert rig.one(f, str(note), timeout_ms=100).status == TIMEOUT
     assert note.exists()
+
+    monkeypatch.setattr("oncue.endpoint.pool.pool.GRACE_US", 200_000)
 
     def stubborn() -> None:
         while True:

@@ -122,7 +122,7 @@ def test_after_a_timeout_the_peer_is_not_asked_for_a_moment() -> None:
         peer.answer = hang
         began = time.monotonic()
         assert await client.task(url, TASK, BEARER) is TASK
-        assert peers.ANSWER_S * 0.9 < time.monotonic() - began < peers.ANSWER_S + 2
+        assert time.monotonic() - began > peers.ANSWER_S * 0.9  # it would hang for ever
         assert await client.cancel_waiting(url, IDS, BEARER) == []
         assert len(peer.requests) == 1
         released.set()
