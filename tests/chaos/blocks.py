@@ -104,6 +104,7 @@ class Faults:
         self.site, self.rng, self._names = site, rng, names
         self.done: Counter[str] = Counter()
         self.failed: list[str] = []
+        self._controller = threading.Lock()
 
     def inject(self) -> None:
         """Inject one fault, sometimes two at once, and undo it."""
@@ -139,14 +140,16 @@ class Faults:
         self.site.slurm.boot_node(name)
 
     def kill_controller(self, rng: random.Random) -> None:
-        self.site.slurm.kill_controller()
-        _wait(rng, 0.0, 4.0)
-        self.site.slurm.start_controller()
+        with self._controller:
+            self.site.slurm.kill_controller()
+            _wait(rng, 0.0, 4.0)
+            self.site.slurm.start_controller()
 
     def restart_controller(self, rng: random.Random) -> None:
-        self.site.slurm.stop_controller()
-        _wait(rng, 0.0, 8.0)
-        self.site.slurm.start_controller()
+        with self._controller:
+            self.site.slurm.stop_controller()
+            _wait(rng, 0.0, 8.0)
+            self.site.slurm.start_controller()
 
     def cancel_job(self, rng: random.Random) -> None:
         with contextlib.suppress(AssertionError):  # slurmctld is away, or the job has just ended
