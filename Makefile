@@ -70,7 +70,8 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.security.fuzz --time $(or $(TIME),60) $(TARGET)
 
 soak: $(VENV)/.dev
-	ONCUE_SOAK=$(or $(TIMES),84) $(BIN)/pytest -q tests/integration/test_multiprocessing.py $(ARGS)
+	ONCUE_SOAK=$(or $(TIMES),84) $(BIN)/pytest -q tests/integration/test_multiprocessing.py tests/e2e/test_slurm_walltime.py $(ARGS)
+	$(BIN)/python -m tests.chaos.blocks --runs $(or $(RUNS),20)
 
 # For all systems and Pythons that oncue runs on.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,7 +27,7 @@ from oncue.functions import pack_function
 from oncue.protocol import bridge as wire
 from oncue.protocol.codec import decode
 from oncue.protocol.payload import REF, Ref, pack_args, pack_ref, ref_of, unpack
-from oncue.protocol.records import CANCELLED, LOST, OK, Failure
+from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, Failure
 from tests.integration.node_site import DIE_AT_RUN, NodeSite
 from tests.integration.test_agent import by_id
 
@@ -235,6 +236,27 @@ def test_tasks_on_their_way_are_lost_if_a_node_that_may_run_them_is_gone(site: N
 
     assert site.bridge.ended[0].status == LOST
     assert "a node that may have run it was gone" in decode(Failure, site.bridge.ended[0].value).message
+
+
+def test_another_python_is_named_and_is_no_lost_worker(site: NodeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of other systems die of it, and users are told that a worker was lost."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("class Scan:\n    def name(self): return 'a'\n", space)
+    with monkeypatch.context() as patched:
+        patched.setattr("oncue.pickles.code.PYTHON", "3.9")
+        args = pack_args((space["Scan"](),), {})
+    site.start_agent()
+    node = site.start_node("b1")
+    workers = psutil.Process(node.pid).children()
+
+    site.dispatch_payload("size", 1, args)
+    site.bridge.until(lambda: len(site.bridge.ended) == 1)
+
+    (end,) = site.bridge.ended
+    failure = decode(Failure, end.value)
+    assert (end.status, failure.type) == (ERROR, "oncue.CannotLoad")
+    assert "bytecode of Python 3.9, which the worker's Python" in failure.message
+    assert psutil.Process(node.pid).children() == workers
 
 
 def test_a_cancel_reaches_the_node(site: NodeSite, notes: Path) -> None:

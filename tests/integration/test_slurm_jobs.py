@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oncue.endpoint.options.providers import SlurmOptions
@@ -101,6 +102,28 @@ def test_a_restart_of_the_controller_ends_no_job(slurm: Cluster, provider: Slurm
 
     assert wait(provider, job, JobState.RUNNING).nodes == running.nodes
     assert provider.find(["oncue-ab12-2"]) == {}
+
+
+def test_a_controller_that_is_killed_behind_a_submission_starts_its_job_at_most_once(
+    slurm: Cluster, files: JobFiles, tmp_path: Path
+) -> None:
+    """A job that may be requeued could be started again, while the first one runs still."""
+    environ = {**slurm.environ, "SBATCH_REQUEUE": "1"}  # as some sites set it
+    options = msgspec.structs.replace(OPTIONS, scheduler_options="#SBATCH --requeue")
+    provider = SlurmProvider(options, files, environ)
+    for n in range(3):
+        job = provider.submit(JobRequest(f"oncue-ab12-{n}", f"echo began >>{tmp_path}/{n}; sleep 1000"))
+        slurm.kill_controller()
+        slurm.start_controller()
+
+        listed = slurm.jobs()
+        if job in listed:  # else it was not saved, and slurmd ends it
+            assert "Requeue=0" in slurm.run("scontrol", "show", "job", job)
+            assert wait(provider, job, JobState.RUNNING, JobState.ENDED)
+            assert provider.find([f"oncue-ab12-{n}"]) == {f"oncue-ab12-{n}": job}
+        slurm.mend()
+        begun = (tmp_path / str(n)).read_text() if (tmp_path / str(n)).exists() else ""
+        assert begun.count("began") <= 1
 
 
 def test_a_thread_goes_on_by_itself_when_the_controller_is_back(slurm: Cluster, provider: SlurmProvider) -> None:
