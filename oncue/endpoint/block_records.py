@@ -13,6 +13,7 @@ from enum import Enum
 import msgspec
 
 from oncue.endpoint.providers.jobs import JobEnding
+from oncue.endpoint.providers.last_words import last_words
 from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import Stored
 from oncue.protocol.reports import BlockReport
@@ -113,9 +114,9 @@ def end_words(block: BlockRecord) -> str:
         parts.append(f"exit {block.exit}")
     if block.reason:
         parts.append(block.reason)
-    last = block.stderr.strip().splitlines()
+    last = last_words(block.stderr)
     if last and not ended_well(block):
-        parts.append(f"its stderr ends with: {last[-1][:300]}")
+        parts.append(f"its stderr ends with: {last[:300]}")
     return ", ".join(parts)
 
 
