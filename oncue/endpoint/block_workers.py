@@ -65,6 +65,7 @@ from oncue.protocol.records import Call
 
 log = logging.getLogger("oncue.agent")
 TICK_US, SOON_US = 1_000_000, 100_000
+NOTE_US = 200  # for each node, between two looks at all of them: a thousand may join in a second
 HAND_BACK_S = 5.0  # for nodes to end and hand back running tasks, when the agent stops
 STOP_S = 60.0  # for the scheduler to confirm that all jobs have ended
 UNWELCOME = "no server has welcomed this agent yet; until then blocks stay as they are"
@@ -113,7 +114,8 @@ class BlockWorkers:
         if self.table.live:
             log.info("adopted %d blocks of before", len(self.table.live))
         self._ready = True  # the job thread may have events
-        self._due_us = 0
+        self._due_us = self._note_us = 0
+        self._nodes_changed = False
         self._demanded = self._finishing = False
         self._told = ("", "")
 
@@ -139,7 +141,7 @@ class BlockWorkers:
 
     def due_us(self) -> int:
         """Return when `check` is due at the latest, unix µs."""
-        return self._due_us
+        return min(self._due_us, self._note_us) if self._nodes_changed else self._due_us
 
     def check(self, at: int) -> None:
         """Take the scheduler's answers and the nodes' changes; tick when it is due."""
@@ -148,7 +150,8 @@ class BlockWorkers:
             for event in self._jobs.drain():
                 self._apply(event, at)
                 self._due_us = min(self._due_us, at)
-        if self.pool.changes():
+        self._nodes_changed = bool(self.pool.changes()) or self._nodes_changed
+        if self._nodes_changed and at >= self._note_us:
             self._note_nodes(at)
             self._due_us = min(self._due_us, at)
         demanded = bool(self._agent.queue.held)
@@ -219,7 +222,9 @@ class BlockWorkers:
     def _note_nodes(self, at: int) -> None:
         """Tell the table which nodes have joined or left."""
         here: dict[str, set[str]] = {}
-        for node in self.pool.nodes():
+        nodes, self._nodes_changed = self.pool.nodes(), False
+        self._note_us = at + SOON_US + NOTE_US * len(nodes)
+        for node in nodes:
             name = f"{node.host}:{node.pid}"
             here.setdefault(node.block, set()).add(name)
             live = self.table.live.get(node.block)
