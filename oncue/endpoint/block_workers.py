@@ -331,9 +331,11 @@ class BlockWorkers:
         self._due_us = 0
         self._turn_until(loop, STOP_S, lambda: not self.table.live)
         for left in [self.table.blocks[i] for i in self.table.live]:
+            unseen = f"the answer to its submission was lost, and no job {self.table.mark(left)} has appeared so far"
             log.error(
                 "block %s: job %s could not be ended: %s; end it by hand, or start the endpoint: it cancels the job",
-                left.id, left.job or "(unknown)", self._jobs.trouble() or "the scheduler still lists it",
+                left.id, left.job or "(unknown)",
+                self._jobs.trouble() or ("the scheduler still lists it" if left.job else unseen),
             )  # fmt: skip
 
     def _turn_until(self, loop: AgentLoop, limit_s: float, reached: Any) -> None:
