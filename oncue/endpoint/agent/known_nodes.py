@@ -34,6 +34,7 @@ class KnownNodes:
         self._known = set(before) if adopts else set[NodeKey]()
         self.complete = complete and adopts
         self.awaited = set(self._known)
+        self._here: set[NodeKey] = set()  # joined since the start
         self._missed: list[NodeKey] = []  # left, and did not tell what they held
         self._left: list[NodeKey] = []  # since the start, before all was settled
         self._settled = not adopts
@@ -50,6 +51,7 @@ class KnownNodes:
 
     def join(self, key: NodeKey) -> None:
         """Note a node that may get tasks from now on."""
+        self._here.add(key)
         if key not in self._known:
             self._known.add(key)
             self._store.node(key, known=True)
@@ -60,6 +62,7 @@ class KnownNodes:
 
     def leave(self, key: NodeKey) -> None:
         """Forget a node. The ends of its tasks are in the journal."""
+        self._here.discard(key)
         if key not in self._known:
             return
         if not self._settled:  # a restart now must find it among those that may have had tasks
@@ -82,13 +85,16 @@ class KnownNodes:
             self.end_block(block)
 
     def settle(self) -> None:
-        """Note that no task is left of which it is unclear where it is."""
+        """Note that no task is left of which it is unclear where it is.
+
+        Nodes that have not come back by now are forgotten: a later start does not wait for them.
+        """
         if self._settled:
             return
         self._settled = True
+        gone, self._left = {*self._left, *(self.awaited - self._here)}, []
         self.awaited.clear()
-        left, self._left = self._left, []
-        for key in left:
+        for key in gone:
             self.leave(key)
         self._missed = []
         if not self.complete:
