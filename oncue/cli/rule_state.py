@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from oncue.cli.output import number_of, say
 from oncue.protocol.api import RuleInfo, RuleWarning
+from oncue.quantities import duration_text, size_text
 
 
 def state_text(rule: RuleInfo) -> str:
@@ -35,6 +36,16 @@ def unevaluated_text(rule: RuleInfo) -> str:
         f"for {number_of(rule.unevaluated, 'event')} since start, `when` could not be evaluated;"
         f" the last, {last}: {rule.unevaluated_why}"
     )
+
+
+def used_text(rule: RuleInfo) -> str:
+    """Return what the rule's tasks have used within a time; "" for nothing."""
+    if not rule.node_hours_period_s:
+        return ""
+    limit = f" of {rule.node_hours_limit:g}" if rule.node_hours_limit else ""
+    text = f"{rule.node_hours:.4g}{limit} node-hours in {duration_text(rule.node_hours_period_s * 1000)}"
+    text += f", {rule.cpu_hours:.4g} CPU-hours, by {number_of(rule.attempts, 'attempt')}"
+    return text + (f"; the largest task had {size_text(rule.peak_bytes)}" if rule.peak_bytes else "")
 
 
 def show_warnings(file: str, warnings: Sequence[RuleWarning]) -> None:

@@ -46,6 +46,7 @@ from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
+from oncue.dispatcher.services.rule_budgets import RuleBudgets
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.status import StatusService
@@ -138,6 +139,7 @@ class Server:
         self._live = True
         self.progress.begin("reading the rules in force")
         await self._deployed.reload()
+        self._run(self._budgets.watch(), vital=True)
         self.progress.begin("starting triggers and rules")
         self._triggers.start()
         self._deployed.start()
@@ -217,6 +219,7 @@ class Server:
         self._cancellation = CancellationService(context, tasks, bridge, ownership, peers)
         lists = TaskListService(context, tasks, self._cancellation)
         endpoints = EndpointService(context, bridge, self._effects, ownership, peers, self.server_key)
+        budgets = self._budgets = RuleBudgets(context, deployed, bridge)
         self.tokens = TokenService(context, endpoints.revoke_record)
         self.backend = Backend(
             self.server_id,
@@ -229,12 +232,12 @@ class Server:
             functions,
             endpoints,
             DeploymentService(context, deployed, triggers, stateful, functions),
-            RuleService(context, deployed, triggers, stateful),
+            RuleService(context, deployed, triggers, stateful, budgets),
             triggers,
             events,
             DeadLetterService(context),
             self.tokens,
-            StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage),
+            StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage, budgets),
             context.wait_for,
             self.sync_registry,
         )

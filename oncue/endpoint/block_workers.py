@@ -106,7 +106,7 @@ class BlockWorkers:
         self._walltimes = TaskWalltimes(limits.walltime_s, pools.durations, agent.functions.options)
         pools.need_us, pools.size_of = self._walltimes.need_us, sizes.of
         pools.block_misfit = lambda needed: self._walltimes.misfit(needed) or sizes.misfit(needed)
-        agent.admission = self._admits
+        agent.admission, agent.shares.share_of = self._admits, sizes.share
         for block in self.table.blocks.values():
             if block.id in self.table.live:
                 self._allow(block)

@@ -51,6 +51,10 @@ class TaskSizes:
             found = self._sizes[key] = (whole, self._limits.workers if whole else self._node.width(resources))
         return found
 
+    def share(self, needed: Resources) -> float:
+        """Return the part of a node, or the whole nodes, that a task takes while it runs."""
+        return float(needed.nodes) if needed.nodes > 1 else self._node.share(needed)
+
     def renew(self) -> None:
         """Forget sizes: a function that has come states its own."""
         self._sizes.clear()

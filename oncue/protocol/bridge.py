@@ -27,7 +27,7 @@ import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
-from oncue.protocol.records import AttemptNumber, Ended, Failure, Micros, Natural, Short, Stored
+from oncue.protocol.records import AttemptNumber, Ended, Failure, Micros, Natural, NodeShare, Short, Stored
 
 PROTOCOL = 2  # version; the bridge refuses an agent with another one
 BEAT_MS = 2_000  # longest pause between two messages of a side
@@ -90,6 +90,7 @@ class Results(Stored, tag="results", frozen=True):
     call: CallBytes  # msgpack of Call, unchanged from the Dispatch
     accepted_us: Micros
     granted: Natural  # see Credit
+    node_share: NodeShare = 0.0  # see records.ResultFrame
 
 
 class Credit(Stored, tag="credit", frozen=True):

@@ -36,6 +36,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Micros = Natural
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
 Short = Annotated[str, msgspec.Meta(max_length=1_000)]
+NodeShare = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 TaskId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -118,6 +119,8 @@ class Ended(Stored, frozen=True):
     event: tuple[str, str] | None = None
     retry_of: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
     mark_us: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
+    cpu_us: Micros = 0  # of the task and its children; 0: not measured, as of short tasks
+    peak_bytes: Natural = 0  # of memory; 0: not known
 
 
 class ResultFrame(Stored, frozen=True):
@@ -131,6 +134,7 @@ class ResultFrame(Stored, frozen=True):
     accepted_us: int  # of the TaskFrame; 0: not known
     ended: list[Ended]
     epoch: int = 0  # of the server that ended the attempts; 0: an agent ran them, see Fence
+    node_share: NodeShare = 0.0  # of a node that each took while it ran; nodes of a wide one; 0: not told
 
 
 class Fence(Stored, tag="fence", frozen=True):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from oncue.clocks.process import now_us
+from oncue.view import use_rows
+
 STEP_ROWS = 5_000  # rows scanned per transaction
 
 _OLD = "n > ? AND n <= ? AND ((state > 0 AND ended_us < ?) OR (known = 0 AND state = 0 AND call IS NULL AND"
@@ -34,7 +37,8 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int, kept: P
     where = (after, upto, before_us, before_us, before_us)
     db.execute("BEGIN IMMEDIATE")
     try:
-        db.execute(f"DELETE FROM attempt WHERE id IN (SELECT id FROM task WHERE n IN ({old}))", where)
+        for table in ("attempt", "task_usage"):
+            db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM task WHERE n IN ({old}))", where)
         deleted = db.execute(f"DELETE FROM task WHERE n IN ({old})", where).rowcount
         if deleted:
             db.execute(
@@ -69,6 +73,7 @@ def delete_old_records(db: sqlite3.Connection, before_ms: int, kept: Periods = (
     deleted = 0
     db.execute("BEGIN IMMEDIATE")
     try:
+        use_rows.forget(db, now_us())
         for text, given in (
             ("DELETE FROM event WHERE n IN (SELECT n FROM event ORDER BY n LIMIT ?) AND at_ms < ?" + events, before_ms),
             (

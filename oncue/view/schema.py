@@ -171,6 +171,15 @@ CREATE TABLE IF NOT EXISTS last_record (
 ) WITHOUT ROWID
 """
 
+# What tasks have used. Views of earlier versions lack these, too.
+USAGE = (
+    "CREATE TABLE IF NOT EXISTS task_usage (id BLOB NOT NULL, n INTEGER NOT NULL, cpu_us INTEGER NOT NULL,"
+    " peak_bytes INTEGER NOT NULL, PRIMARY KEY (id, n)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS rule_usage (hour INTEGER NOT NULL, rule TEXT NOT NULL, owner TEXT NOT NULL,"
+    " attempts INTEGER NOT NULL, worker_us INTEGER NOT NULL, node_us INTEGER NOT NULL, cpu_us INTEGER NOT NULL,"
+    " peak_bytes INTEGER NOT NULL, PRIMARY KEY (hour, rule, owner)) WITHOUT ROWID",
+)
+
 # Indexes that views of earlier versions lack, too. An event's time rises: it is added at the end.
 LATER_INDEXES = (
     "CREATE INDEX IF NOT EXISTS task_retried ON task (retry_of) WHERE retry_of IS NOT NULL",
@@ -199,7 +208,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
             _create(db)
-        for text in (LAST_RECORDS, *LATER_INDEXES, BOUNDED_SPANS):
+        for text in (LAST_RECORDS, *USAGE, *LATER_INDEXES, BOUNDED_SPANS):
             db.execute(text)
         return db
     except (sqlite3.Error, OSError) as e:

@@ -21,7 +21,7 @@ from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.reports import Started
 from oncue.task_lifecycle import CLOSED_AS, State, TaskState
-from oncue.view import rows
+from oncue.view import rows, use_rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
 from oncue.view.interning import CallInterner, CallRef
 from oncue.view.spans import Spans
@@ -161,7 +161,7 @@ class TaskRows:
         call, ended = frame.call, frame.ended
         _check(ended)
         if not _all_close(call, ended):
-            return self._fold(call, frame.accepted_us, ended)
+            return self._fold(frame)
         if not careful:
             self._close(ended)
         else:
@@ -170,9 +170,10 @@ class TaskRows:
                 self._close(ended)
             except NeedsFold:
                 self._db.execute("ROLLBACK TO ends")
-                return self._fold(call, frame.accepted_us, ended)
+                return self._fold(frame)
             finally:
                 self._db.execute("RELEASE ends")
+        use_rows.store(self._db, frame, ended)
         return [ClosedTask(e.id, CLOSED_AS[e.status], call, e) for e in ended]
 
     def _close(self, ended: Sequence[Ended]) -> None:
@@ -187,21 +188,24 @@ class TaskRows:
             if self._db.execute(text, tuple(chain.from_iterable(given))).rowcount != size:
                 raise NeedsFold
 
-    def _fold(self, call: Call, accepted_us: int, ended: Sequence[Ended]) -> list[ClosedTask]:
+    def _fold(self, frame: ResultFrame) -> list[ClosedTask]:
+        call, accepted_us, ended = frame.call, frame.accepted_us, frame.ended
         calls: dict[int, Call] = {}
         stored = rows.load(self._db, list({e.id for e in ended}), lambda n: calls.get(n) or self._read_call(calls, n))
         before = {task_id: state for task_id, (_, state) in stored.items()}
         after: dict[bytes, TaskState] = {}
-        closings = []
+        closings, fresh = [], []
         for e in ended:
             old = after.get(e.id) or before.get(e.id)
             new = task_lifecycle.end(old, call, accepted_us, e)
             if new is old:
                 continue
             after[e.id] = new
+            fresh.append(e)
             if new.state.closed and (old is None or not old.state.closed):
                 closings.append(ClosedTask(e.id, new.state, call, e))
         self._write(before, list(after.values()))
+        use_rows.store(self._db, frame, fresh)
         return closings
 
     def _read_call(self, calls: dict[int, Call], number: int) -> Call:

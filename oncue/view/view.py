@@ -30,6 +30,7 @@ from oncue.view import (
     retention,
     short_ids,
     snapshots,
+    use_rows,
 )
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
@@ -81,10 +82,7 @@ class View:
         return dict(self._positions)
 
     async def last_records(self) -> dict[Partition, tuple[int, int]]:
-        """Return (offset, checksum) of the last applied record of each partition.
-
-        Partitions that an earlier version applied have none.
-        """
+        """Return (offset, checksum) of the last record of partitions, as far as known."""
         return await self._readers.run(last_records.stored)
 
     async def apply(self, batches: Sequence[RecordBatch], reported: RecordKeys = frozenset()) -> Applied:
@@ -355,6 +353,12 @@ class View:
     async def usage(self) -> dict[str, Usage]:
         """Return the latest usage report of each endpoint id."""
         return await self._readers.run(lookups.usage)
+
+    async def task_usage(self, task_id: bytes) -> dict[int, tuple[int, int]]:
+        return await self._readers.run(use_rows.of_task, task_id)
+
+    async def rule_usage(self, hours: Sequence[int]) -> use_rows.UsesByHour:
+        return await self._readers.run(use_rows.of_rules_since, hours)
 
     async def claims(self) -> list[ClaimRow]:
         """Return the latest claim of each partition of oncue.control."""

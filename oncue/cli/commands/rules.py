@@ -15,7 +15,7 @@ from oncue.cli.commands.deploy import ask, show_trigger
 from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
-from oncue.cli.rule_state import state_text, unevaluated_text
+from oncue.cli.rule_state import state_text, unevaluated_text, used_text
 from oncue.errors import Invalid, MissingExtra
 from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
@@ -69,7 +69,7 @@ def show(name: str, json_: bool) -> None:
     origin = [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why)]
     memory = [("on", r.on), ("memory", r.memory), ("now", state_text(r))]
     counts = [("fired since start", r.fired), ("not evaluated", unevaluated_text(r))]
-    facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), *counts])
+    facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), *counts, ("used", used_text(r))])
 
 
 @rules.command()

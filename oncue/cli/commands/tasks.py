@@ -30,7 +30,7 @@ from oncue.cli.tasks.live import ended, follow_json
 from oncue.cli.value_output import TEXT_CHARS, value_output
 from oncue.client.files import OutputFile, save_all
 from oncue.errors import Conflict, Invalid
-from oncue.protocol.api import FAILED_STATES, TaskFileInfo, TaskInfo
+from oncue.protocol.api import FAILED_STATES, AttemptInfo, TaskFileInfo, TaskInfo
 from oncue.quantities import size_text
 
 FILES_SHOWN = 10
@@ -128,6 +128,7 @@ def show(task: str | None, json_: bool) -> None:
             ("accepted", when(info.accepted_us)),
             ("started", when(info.started_us)),
             ("took", took(info.started_us, info.ended_us)),
+            ("used", _used(info.attempts)),
             ("arguments", info.arguments),
             ("value", text or (plain(value.json) if info.has_value else "")),
             ("error", f"{error.line}\n{error.traceback}" if error else ""),
@@ -141,6 +142,15 @@ def show(task: str | None, json_: bool) -> None:
     )
     for entry in timeline:
         say(f"  {when(entry.at_us)}  {entry.what}  {entry.detail}")
+
+
+def _used(attempts: list[AttemptInfo]) -> str:
+    """Return CPU time and memory of the last attempt that was measured."""
+    last = next((a for a in reversed(attempts) if a.cpu_us or a.peak_bytes), None)
+    if last is None:
+        return ""
+    peak = f", {size_text(last.peak_bytes)} of memory at most" if last.peak_bytes else ""
+    return f"{last.cpu_us / 1e6:.2f} s of CPU{peak}"
 
 
 def _print_stream(file: OutputFile) -> None:

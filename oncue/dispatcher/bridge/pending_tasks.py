@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from oncue.dispatcher.bridge.paused_rules import NONE_PAUSED, PausedRules
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call, Ended, TaskFrame, TaskRecord
 from oncue.task_lifecycle import start_us
@@ -79,6 +80,8 @@ class PendingTasks:
         self.deferred: list[tuple[int, int, TaskGroup]] = []  # (due_us, tie-breaker, one task)
         self.stopped: set[bytes] = set()  # not to be sent: cancelled, expired or held
         self._last_stop_us = 0
+        self.paused = NONE_PAUSED
+        self._left_out = False  # tasks of paused rules: only the view has them
         self.loading = True  # new tasks are left to the view
         self._token = self._ties = 0
         self._asked = False
@@ -99,6 +102,7 @@ class PendingTasks:
         self.queued_tasks = self.queued_bytes = 0
         self.loading, self._asked, self._cursor, self._reload_us, self._horizon = True, False, -1, 0, 0
         self._token += 1
+        self._left_out = False
         self._clear_buffered()
 
     def _clear_buffered(self) -> None:
@@ -126,6 +130,9 @@ class PendingTasks:
                 self._buffered.append((frame, offset))
 
     def _add(self, group: TaskGroup) -> None:
+        if self.paused is not NONE_PAUSED and self.paused.why(group.call):
+            self._left_out = True
+            return
         self.queue.append(group)
         self.queued_tasks += len(group.tasks)
         self.queued_bytes += group.size_bytes
@@ -148,6 +155,22 @@ class PendingTasks:
         At `due_us` a task is due that is not in memory.
         """
         self._reload_us = min(self._reload_us or due_us, due_us)
+
+    def pause(self, paused: PausedRules) -> None:
+        """Leave tasks of these rules to the view, so that they take no memory and no turn.
+
+        Those that may start again are loaded from there.
+        """
+        before, self.paused = self.paused, paused
+        if self._left_out and paused.frees(before):
+            self._left_out = False
+            self.reload_at(self.now_us or 1)
+        groups = list(self.queue)
+        self.queue.clear()
+        self.queued_tasks -= sum(len(g.tasks) for g in groups)
+        self.queued_bytes -= sum(g.size_bytes for g in groups)
+        for group in groups:
+            self._add(group)
 
     def mark_ended(self, ids: Iterable[bytes]) -> None:
         """Note ended tasks. A page that was requested before may still have them."""
@@ -235,8 +258,8 @@ class PendingTasks:
         """Move the retries that are due to the queue."""
         while self.deferred and self.deferred[0][0] <= self.now_us:
             _, _, group = heapq.heappop(self.deferred)
-            self.queue.append(group)
-            self.queued_tasks += 1  # its bytes have been counted
+            self.queued_bytes -= group.size_bytes
+            self._add(group)
         idle = not self.queue and not self.deferred and not self.loading
         if self.stopped and idle and self.now_us - self._last_stop_us > KEEP_STOPPED_US:
             self.stopped.clear()

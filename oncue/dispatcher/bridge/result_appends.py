@@ -45,7 +45,8 @@ class ResultAppends:
         """
         self._ends[token] = ends
         packed = msgspec.Raw(body) if body else ends
-        record = encode((VERSION, msgspec.Raw(message.call), self._endpoint, message.accepted_us, packed))
+        call_raw, share = msgspec.Raw(message.call), message.node_share
+        record = encode((VERSION, call_raw, self._endpoint, message.accepted_us, packed, 0, share))
         return StoreResults(record, token, call, closing or [], closing is not None)
 
     def start_by_server(

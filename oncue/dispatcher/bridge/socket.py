@@ -23,6 +23,7 @@ from oncue import curve
 from oncue.clocks.process import now_us
 from oncue.dispatcher.bridge.channel import EndpointChannel
 from oncue.dispatcher.bridge.effects import ChannelPhase, Effect, SendFrame
+from oncue.dispatcher.bridge.paused_rules import NONE_PAUSED
 from oncue.dispatcher.bridge.send_backlog import LARGE_BYTES, SendBacklog
 from oncue.errors import Undecodable
 from oncue.processes.descriptors import SHUT_S
@@ -78,6 +79,7 @@ class BridgeSocket:
         self._door = curve.bind(self._socket, host, port)
         self.port = self._door.port
         self.channels: dict[str, EndpointChannel] = {}
+        self.paused = NONE_PAUSED
         self._routes: dict[str, bytes] = {}
         self._frames: list[zmq.Frame] = []  # of a message that is being read
         self._backlog = SendBacklog()
@@ -96,6 +98,7 @@ class BridgeSocket:
 
     def open(self, channel: EndpointChannel) -> None:
         """Serve an endpoint that this server owns now."""
+        channel.pending.paused = self.paused
         self.channels[channel.endpoint] = channel
 
     def redirect(self, endpoint: str, epoch: int, to: bridge.Redirect) -> None:

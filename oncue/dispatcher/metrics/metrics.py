@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -24,6 +24,15 @@ from oncue.dispatcher.metrics.totals import ReplacedGauges, Totals
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 RULES_SHOWN = 500
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class RuleNumbers(NamedTuple):
+    """Use of one rule's tasks. `over`: it has used what it may."""
+
+    node_hours: float
+    cpu_hours: float
+    limit: float = 0.0  # 0: none
+    over: bool = False
 
 
 class Metrics:
@@ -47,8 +56,8 @@ class Metrics:
         )
         self._unevaluated_before: dict[str, int] = {}
         self._rule_names: set[str] = set()
-        self._windows, self.endpoints = ReplacedGauges(), EndpointGauges()
-        for collector in (self._windows, self.endpoints):
+        self._windows, self._uses, self.endpoints = ReplacedGauges(), ReplacedGauges(), EndpointGauges()
+        for collector in (self._windows, self._uses, self.endpoints):
             registry.register(collector)
         self._agents_refused = Counter(
             "oncue_agent_refused", "What agents sent and may not, by reason.", ["reason"], registry=registry
@@ -128,6 +137,21 @@ class Metrics:
             windows.add(label, counts[0])
             waiting.add(label, counts[1])
         self._windows.set((windows, waiting))
+
+    def rules_used(self, by_rule: Mapping[str, RuleNumbers]) -> None:
+        """Set what the tasks of rules have used. Rules that are not given disappear."""
+        hours = Totals("oncue_rule_node_hours", "Node-hours used within the limit's period, or a week.", "rule")
+        cpu = Totals("oncue_rule_cpu_hours", "CPU-hours of it, as far as measured.", "rule")
+        limit = Totals("oncue_rule_node_hours_limit", "Node-hours that may be used.", "rule")
+        paused = Totals("oncue_rule_over_limit", "1: no more tasks start, the node-hours are used.", "rule")
+        for rule, numbers in by_rule.items():
+            label = (self._rule_label(rule),)
+            hours.add(label, numbers.node_hours)
+            cpu.add(label, numbers.cpu_hours)
+            if numbers.limit:
+                limit.add(label, numbers.limit)
+                paused.add(label, numbers.over)
+        self._uses.set((hours, cpu, limit, paused))
 
     def agent_refused(self, reason: str, count: int) -> None:
         """Count what an agent may not send. `reason`: one of a few words."""

@@ -10,6 +10,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.registry_cache import RegistryCache
 from oncue.protocol.payload import REF
+from oncue.protocol.records import Call
 from oncue.task_lifecycle import TaskState
 
 
@@ -36,7 +37,7 @@ def open_reason(
         return f"attempt {state.attempt} is due in {(state.due_us - now) / 1e6:.1f} s"
     channel = channels.get(call.endpoint)
     if channel is not None:
-        return _own_reason(state, name, channel, now, blobs_trouble)
+        return _own_reason(state, call, name, channel, now, blobs_trouble)
     if state.running[0] == state.attempt:
         return "it runs"
     owner = ownership.owner_label(call.endpoint)
@@ -45,7 +46,7 @@ def open_reason(
     return f"the server {owner} acts for endpoint {name!r}: that one can say more"
 
 
-def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int, blobs_trouble: str) -> str:
+def _own_reason(state: TaskState, call: Call, name: str, channel: EndpointChannel, now: int, blobs_trouble: str) -> str:
     """Return why a task is open whose endpoint this server owns."""
     if channel.refused:
         return f"endpoint {name!r} is refused: {channel.refused}"
@@ -54,6 +55,8 @@ def _own_reason(state: TaskState, name: str, channel: EndpointChannel, now: int,
         return f"endpoint {name!r} is away{since}; start it: oncue endpoint start {name}"
     if state.running[0] == state.attempt:
         return "it runs"
+    if (why := channel.pending.paused.why(call)) and not channel.at_agent(state.id):
+        return why
     if blobs_trouble and state.args[:1] == REF:
         return f"its large arguments cannot be read: {blobs_trouble}"
     if channel.waiting_for and (channel.at_agent(state.id) or not channel.full):

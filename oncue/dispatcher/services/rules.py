@@ -12,6 +12,7 @@ from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
+from oncue.dispatcher.services.rule_budgets import RuleBudgets
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.errors import NotFound
@@ -28,8 +29,9 @@ class RuleService:
         deployed: DeployedRules,
         triggers: TriggerService,
         stateful: StatefulRuleService,
+        budgets: RuleBudgets,
     ) -> None:
-        self._context, self._deployed = context, deployed
+        self._context, self._deployed, self._budgets = context, deployed, budgets
         self._triggers, self._stateful = triggers, stateful
 
     async def all(self, caller: Caller, bearer: str = "") -> list[r.RuleInfo]:
@@ -64,7 +66,8 @@ class RuleService:
         return ", ".join(heapq.nsmallest(20, visible))
 
     async def _with_state(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
-        return await self._stateful.with_peers(await self._stateful.with_windows(infos), bearer)
+        infos = await self._budgets.with_use(await self._stateful.with_windows(infos))
+        return await self._stateful.with_peers(infos, bearer)
 
     async def switch(self, caller: Caller, name: str, enabled: bool, why: str) -> r.RuleInfo:
         """Enable or disable a rule. Raises NotFound, NotReady, DiskFull."""

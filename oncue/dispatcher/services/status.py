@@ -16,6 +16,7 @@ from oncue.dispatcher.metrics.endpoint_gauges import EndpointLoad
 from oncue.dispatcher.off_loop import off_loop_if
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
 from oncue.dispatcher.services.endpoints import MANY_ENDPOINTS
+from oncue.dispatcher.services.rule_budgets import RuleBudgets
 from oncue.dispatcher.services.shared_answer import SharedAnswer
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
@@ -44,9 +45,10 @@ class StatusService:
         triggers: TriggerService,
         stateful: StatefulRuleService,
         usage: Mapping[str, Usage],
+        budgets: RuleBudgets,
     ) -> None:
         """`usage`: endpoint id -> its agent's newest report."""
-        self._deployed, self._usage = deployed, usage
+        self._deployed, self._usage, self._budgets = deployed, usage, budgets
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._triggers, self._stateful = triggers, stateful
         self._parts = SharedAnswer(self._look)
@@ -123,6 +125,7 @@ class StatusService:
         usage = shutil.disk_usage(context.settings.data_path)
         context.metrics.disk(usage.used / (usage.used + usage.free))
         await self._stateful.update_metrics()
+        context.metrics.rules_used(await self._budgets.numbers())
         reached = context.view.positions()
         ends = await context.log.end_offsets({topic for topic, _ in reached})
         context.metrics.view_lag(sum(max(0, end - reached.get(place, 0)) for place, end in ends.items()))

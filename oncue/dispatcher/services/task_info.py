@@ -5,8 +5,10 @@ Pure functions. No pickle is loaded, so no code of a user runs: a note describes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol import api as r
@@ -131,6 +133,17 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         affinity=affinity_of(call.run),
         files=file_infos(last),
     )
+
+
+def with_usage(info: r.TaskInfo, usage: Mapping[int, tuple[int, int]]) -> r.TaskInfo:
+    """Return the task with the use of its attempts: number -> (CPU time, memory)."""
+    if not usage:
+        return info
+    replace = msgspec.structs.replace
+    attempts = [
+        replace(a, cpu_us=usage[a.n][0], peak_bytes=usage[a.n][1]) if a.n in usage else a for a in info.attempts
+    ]
+    return replace(info, attempts=attempts)
 
 
 def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.TimelineEntry]:

@@ -34,7 +34,7 @@ from oncue.dispatcher.services.idempotency import (
 )
 from oncue.dispatcher.services.open_reason import open_reason
 from oncue.dispatcher.services.submission_checks import check_payloads, parse_batch_key, split_records, stored_retry
-from oncue.dispatcher.services.task_info import task_info, timeline
+from oncue.dispatcher.services.task_info import task_info, timeline, with_usage
 from oncue.errors import Invalid, NotFound, TooLarge
 from oncue.log import Position, Record
 from oncue.protocol import api as r
@@ -240,7 +240,7 @@ class TaskService:
                     state = await self._visible(caller, task_id)
             finally:
                 self._context.notifier.forget(state.id, waiter)
-        info = self.info(state)
+        info = with_usage(self.info(state), await self._context.view.task_usage(state.id))
         if state.state.closed or state.call is None:
             retries = await self._context.view.retries([state.id])
             return msgspec.structs.replace(info, replaced_by=retries[state.id].hex()) if retries else info
@@ -306,7 +306,8 @@ class TaskService:
         assert call is not None
         state = msgspec.structs.replace(state, attempt=max(state.attempt, e.attempt))
         closed = end(state, msgspec.structs.replace(call, retry=None), state.accepted_us, e)
-        return msgspec.structs.replace(self.info(closed), position=position)
+        used = {e.attempt: (e.cpu_us, e.peak_bytes)}
+        return msgspec.structs.replace(with_usage(self.info(closed), used), position=position)
 
     async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
         """Return what happened to a task, oldest first. Raises NotFound, Invalid."""

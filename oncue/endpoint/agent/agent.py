@@ -21,6 +21,7 @@ from oncue.endpoint.agent import journal
 from oncue.endpoint.agent.effects import Connect, Effect, RememberServers
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
+from oncue.endpoint.agent.node_shares import NodeShares
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
 from oncue.endpoint.block_records import BlocksUsage
 from oncue.endpoint.machine_use import MachineUse
@@ -68,6 +69,7 @@ class Agent(HeldTasks):
         super().__init__(journal, cache, workers, now_us, adopts=adopts)
         self.identity = identity
         self.workers, self.budget_bytes = workers, budget_bytes
+        self.shares = NodeShares(self.functions.options)
         # the link
         self.session = AgentSession(rng, journal.recovered.epoch, now_us)
         self.refused: Refused | None = None
@@ -248,7 +250,9 @@ class Agent(HeldTasks):
     def _send_results(self) -> None:
         for entry in self.outbox.unsent():
             granted = self.granted = self._credit_total()
-            self._send(bridge.Results(entry.seq, entry.count, entry.call, entry.accepted_us, granted), entry.body)
+            share = self.shares.of(entry.call)
+            results = bridge.Results(entry.seq, entry.count, entry.call, entry.accepted_us, granted, share)
+            self._send(results, entry.body)
 
     def _credit_total(self) -> int:
         """Return the total credit to grant. It never falls."""

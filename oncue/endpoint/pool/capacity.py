@@ -37,6 +37,10 @@ class NodeCapacity(msgspec.Struct, frozen=True):
         )
         return max([1, *(_workers(share, whole, self.workers) for share, whole in shares if share)])
 
+    def share(self, needed: Resources) -> float:
+        """Return the share of the node that a task takes while it runs."""
+        return self.width(needed) / max(1, self.workers)
+
     def misfit(self, needed: Resources) -> str:
         """Return why a task can never run here; "" if it can."""
         if needed == NOTHING:

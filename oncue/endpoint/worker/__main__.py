@@ -63,6 +63,7 @@ from oncue.endpoint.worker.failure import failure
 from oncue.endpoint.worker.folder_calls import FolderCalls, needs_folder
 from oncue.endpoint.worker.forks import Forks, default_signals
 from oncue.endpoint.worker.recycling import Recycling
+from oncue.endpoint.worker.task_usage import MEASURED_US, TaskUsage
 from oncue.endpoint.worker.values import arguments, packed, unpackable
 from oncue.errors import CannotPack
 from oncue.functions.body import describe
@@ -112,6 +113,7 @@ class Worker:
         self.forks = Forks(self.on_term, (self.fd_in, self.fd_out), self.children.note, self.capture.forked)
         self.cleanup = Cleanup(os.getcwd())
         self.recycling = Recycling(os.environ)
+        self.usage = TaskUsage()
         self.states: dict[str, Saved] = {}  # in which a function's tasks begin
         self.bodies: dict[str, bytes] = {}
         self.loaded: dict[str, Loaded] = {}
@@ -201,6 +203,7 @@ class Worker:
         numbers[FIRST] = 0
         numbers[0] = n
         self.sent_us = begun = now = self.now_us()
+        self.usage.begin(now)
         if here >= numbers[STOP]:
             self.flush(n, True)
             return
@@ -269,12 +272,15 @@ class Worker:
         if self.children.started or now - started >= SLOW_US:
             self._clean_thoroughly()
             now = self.now_us()
+        cpu_us, peak_bytes = self.usage.measure(started, now) if now - started >= MEASURED_US else (0, 0)
         output = capture.collect()
         if cleanup.changed():
             cleanup.restore()
         if cleanup.worn:
             numbers[STOP] = 0  # the rest of the chunk is for another worker
-        ended = Ended(task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us)
+        ended = Ended(
+            task.id, attempt, status, started, now, value, output, task.event, task.retry_of, task.mark_us, cpu_us, peak_bytes
+        )  # fmt: skip
         piece = encode(ended)
         size = len(piece)
         if self.used + size + 4 > FINISHED_BYTES:

@@ -101,6 +101,14 @@ class RuleInfo(Response, frozen=True):
     unevaluated_source: str = ""  # of the last of them
     unevaluated_event: str = ""  # its id
     unevaluated_us: int = 0  # when it was tested
+    # Use by attempts that have ended, within the limit's period; without a limit, within a week.
+    attempts: int = 0
+    node_hours: float = 0.0  # time of attempts, each times its share of a node
+    worker_hours: float = 0.0  # time of attempts
+    cpu_hours: float = 0.0  # as far as measured
+    peak_bytes: int = 0  # memory of the largest task
+    node_hours_limit: float = 0.0  # 0: none
+    node_hours_period_s: int = 0
 
 
 class Explanation(Response, frozen=True):

@@ -170,6 +170,8 @@ class AttemptInfo(Response, frozen=True):
     ended_us: int
     superseded: bool = False
     error: FailureInfo | None = None
+    cpu_us: int = 0  # of the task and its child processes; 0: not measured, as of short tasks
+    peak_bytes: int = 0  # of memory; 0: not known. In lists both are 0
 
     started = Moment("started_us")
     ended = Moment("ended_us")

@@ -18,6 +18,7 @@ from oncue.errors import Invalid, RuleFileError
 from oncue.functions.body import Packed
 from oncue.functions.shell.pack import pack_shell
 from oncue.protocol.records import StoredRetryPolicy
+from oncue.quantities import Rate
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
@@ -28,6 +29,7 @@ from oncue.rules.parsing.condition_parser import check_possible, parse_match, pa
 from oncue.rules.parsing.function_keys import (
     FunctionProperties,
 )
+from oncue.rules.parsing.limits_section import parse_limits
 from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.retry_section import parse_retry
@@ -38,18 +40,8 @@ from oncue.strict_yaml.structs import convert
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 RULE_KEYS = (
-    "name",
-    "description",
-    "on",
-    "match",
-    "when",
-    "run",
-    "retry",
-    "timeout",
-    "affinity",
-    "expires",
-    "enabled",
-    "tests",
+    *("name", "description", "on", "match", "when", "run"),
+    *("retry", "timeout", "affinity", "expires", "limits", "enabled", "tests"),
 )
 
 
@@ -84,6 +76,7 @@ class Rule(msgspec.Struct, frozen=True):
     line: int = 0
     source: Any = None  # the rule as plain data, for comparing
     operators: OperatorChain | None = None
+    node_hours: Rate | None = None  # that its tasks may use
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -263,6 +256,7 @@ def _rule(
     runs = parse_runs(run, name, timeout_ms, problems, refer, affinity) if run else ()
     retry = parse_retry(get("retry"), problems)
     expires_ms = time_limit(get("expires"), "expires", problems)
+    node_hours = parse_limits(get("limits"), problems)
     enabled = typed(get("enabled"), bool, "enabled", True, problems)
     description = typed(get("description"), str, "description", "", problems)
     tests = _tests(get("tests"), problems)
@@ -282,6 +276,7 @@ def _rule(
         node.line,
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
         operators,
+        node_hours,
     )
 
 

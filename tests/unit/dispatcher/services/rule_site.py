@@ -11,6 +11,7 @@ from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.rule_budgets import RuleBudgets
 from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
@@ -46,7 +47,8 @@ class RuleSite:
         self.deployments = DeploymentService(
             site.context, self.deployed, self.triggers, self.stateful, FunctionService(site.context)
         )
-        self.rules = RuleService(site.context, self.deployed, self.triggers, self.stateful)
+        self.budgets = RuleBudgets(site.context, self.deployed, site.bridge)
+        self.rules = RuleService(site.context, self.deployed, self.triggers, self.stateful, self.budgets)
         self.deployed.on_reload(self.stateful.wake)
         self.deployed.on_reload(self.triggers.update)
 

@@ -20,6 +20,7 @@ from oncue.clocks.process import now_us
 from oncue.config import Settings
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.bridge.channel import EndpointChannel
+from oncue.dispatcher.bridge.paused_rules import NONE_PAUSED
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.metrics.metrics import Metrics
 from oncue.dispatcher.notifier import Notifier
@@ -48,6 +49,7 @@ class FakeBridge:
 
     def __init__(self) -> None:
         self.channels: dict[str, EndpointChannel] = {}
+        self.paused = NONE_PAUSED
 
     def with_channel(self, endpoint: str, call: Callable[[EndpointChannel], object]) -> None:
         if endpoint in self.channels:

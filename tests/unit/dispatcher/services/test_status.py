@@ -17,7 +17,9 @@ from tests.unit.dispatcher.services.service_site import ADA, BOB
 
 def service(rules: RuleSite) -> StatusService:
     site = rules.site
-    return StatusService(site.context, site.bridge, site.ownership, rules.deployed, rules.triggers, rules.stateful, {})
+    return StatusService(
+        site.context, site.bridge, site.ownership, rules.deployed, rules.triggers, rules.stateful, {}, rules.budgets
+    )
 
 
 def test_a_server_is_starting_ok_or_degraded(tmp_path: Path) -> None:
