@@ -18,7 +18,7 @@ from oncue.dispatcher.bridge.paused_rules import NONE_PAUSED, PausedRules
 from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.metrics.metrics import RuleNumbers
-from oncue.dispatcher.off_loop import off_loop
+from oncue.dispatcher.off_loop import off_loop, off_loop_if
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.shared_answer import SharedAnswer
 from oncue.errors import OncueError
@@ -29,6 +29,7 @@ from oncue.view.use_rows import HOUR_US, RuleKey, RuleUsage
 
 log = logging.getLogger("oncue.rules")
 LOOK_S = 1.0
+MANY = 500  # rules; what is done for more is done in a thread
 WEEK_MS = 7 * 86_400_000
 STARTING = PausedRules(others="the server has just started, and reads what rules have used")
 
@@ -101,22 +102,19 @@ class RuleBudgets:
         for endpoint in list(self._bridge.channels):
             self._bridge.with_channel(endpoint, lambda channel: _pause(channel, paused))
 
-    async def numbers(self) -> dict[str, RuleNumbers]:
-        """Return what /metrics tells of rules."""
-        return {
-            name: RuleNumbers(
-                use.node_hours,
-                use.used.cpu_us / HOUR_US,
-                use.limit.amount if use.limit is not None else 0.0,
-                bool(use.trouble),
-            )
-            for name, use in (await self.uses()).items()
-        }
+    async def update_metrics(self) -> None:
+        """Set the gauges of /metrics."""
+        uses = await self.uses()
+        await off_loop_if(len(uses) > MANY, lambda: self._context.metrics.rules_used(_numbers(uses)))
 
     async def with_use(self, infos: list[r.RuleInfo]) -> list[r.RuleInfo]:
         """Return the rules with what they have used."""
         uses = await self.uses()
-        return [_with_use(info, uses[info.name]) if info.name in uses else info for info in infos]
+
+        def described() -> list[r.RuleInfo]:
+            return [_with_use(info, uses[info.name]) if info.name in uses else info for info in infos]
+
+        return await off_loop_if(len(infos) > MANY, described)
 
 
 def _pause(channel: EndpointChannel, paused: PausedRules) -> None:
@@ -135,6 +133,18 @@ def _uses(entries: Mapping[str, ActiveRule], found: Mapping[int, Mapping[RuleKey
         if used is not None or limit is not None:
             uses[name] = RuleUse(used or RuleUsage(), limit)
     return uses
+
+
+def _numbers(uses: Mapping[str, RuleUse]) -> dict[str, RuleNumbers]:
+    return {
+        name: RuleNumbers(
+            use.node_hours,
+            use.used.cpu_us / HOUR_US,
+            use.limit.amount if use.limit is not None else 0.0,
+            bool(use.trouble),
+        )
+        for name, use in uses.items()
+    }
 
 
 def _with_use(info: r.RuleInfo, use: RuleUse) -> r.RuleInfo:

@@ -125,7 +125,7 @@ class StatusService:
         usage = shutil.disk_usage(context.settings.data_path)
         context.metrics.disk(usage.used / (usage.used + usage.free))
         await self._stateful.update_metrics()
-        context.metrics.rules_used(await self._budgets.numbers())
+        await self._budgets.update_metrics()
         reached = context.view.positions()
         ends = await context.log.end_offsets({topic for topic, _ in reached})
         context.metrics.view_lag(sum(max(0, end - reached.get(place, 0)) for place, end in ends.items()))

@@ -203,7 +203,6 @@ class Worker:
         numbers[FIRST] = 0
         numbers[0] = n
         self.sent_us = begun = now = self.now_us()
-        self.usage.begin(now)
         if here >= numbers[STOP]:
             self.flush(n, True)
             return
@@ -216,6 +215,7 @@ class Worker:
             if chunk.options is not None or loaded.body.run is not None or loaded.body.shell is not None:
                 options = merged(chunk.options, loaded.body.run)
                 self.options = options if needs_folder(loaded.body, options) else None
+        self.usage.begin()
         now = self.now_us()
         for i, task in enumerate(chunk.tasks[: 1 if fresh else self.recycling.tasks_left]):
             if here + i >= numbers[STOP]:
@@ -269,10 +269,14 @@ class Worker:
         if self.ending:
             self.terminate()
         now = self.now_us()
+        cpu_us = peak_bytes = 0
         if self.children.started or now - started >= SLOW_US:
             self._clean_thoroughly()
             now = self.now_us()
-        cpu_us, peak_bytes = self.usage.measure(started, now) if now - started >= MEASURED_US else (0, 0)
+            if now - started >= MEASURED_US:
+                cpu_us, peak_bytes = self.usage.measure()
+            else:
+                self.usage.begin()
         output = capture.collect()
         if cleanup.changed():
             cleanup.restore()

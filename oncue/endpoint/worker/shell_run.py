@@ -18,6 +18,7 @@ from pathlib import Path
 
 from oncue.endpoint.pool.limits import THREADS
 from oncue.endpoint.pool.task_folders import STDERR, STDOUT
+from oncue.endpoint.worker.task_usage import note_child
 from oncue.errors import Invalid
 from oncue.functions.shell.spec import Command
 from oncue.protocol.records import OUTPUT_BYTES
@@ -102,7 +103,7 @@ def _await(process: subprocess.Popen[bytes], copies: list[LiveCopy], limit_s: fl
     try:
         if fd >= 0:
             ended.register(fd, select.POLLIN)
-        while process.poll() is None and time.monotonic() < deadline:
+        while not _has_ended(process) and time.monotonic() < deadline:
             if fd >= 0:
                 ended.poll(COPY_S * 1000)
             else:
@@ -114,6 +115,19 @@ def _await(process: subprocess.Popen[bytes], copies: list[LiveCopy], limit_s: fl
             os.close(fd)
     for copy in copies:
         copy.copy()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return True if the script has ended; note how much memory it had at most."""
+    if process.returncode is None:
+        try:
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has reaped it
+            return process.poll() is not None
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            note_child(used)
+    return process.returncode is not None
 
 
 def _await_end(process: subprocess.Popen[bytes], copies: list[LiveCopy]) -> None:

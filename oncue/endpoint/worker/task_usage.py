@@ -1,7 +1,7 @@
 """CPU time and peak memory of the tasks that a worker runs.
 
 Short tasks are not measured: reading the kernel's counters takes as long as they do. The CPU time
-of a longer one is that of this process and of the children that ended, since the task's start.
+of a longer one is that of this process and of the children that have ended, since its start.
 """
 
 from __future__ import annotations
@@ -19,37 +19,43 @@ _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 _getrusage, _open, _read, _write, _close = resource.getrusage, os.open, os.read, os.write, os.close
 
 
+_noted = [0]  # peak of the children that were waited for one by one
+
+
+def note_child(used: resource.struct_rusage) -> None:
+    """Note the memory of a child that has ended."""
+    _noted[0] = max(_noted[0], used.ru_maxrss * _UNIT)
+
+
 class TaskUsage:
     """Counters of the kernel since the last task that was measured."""
 
     def __init__(self) -> None:
         self._resets = sys.platform == "linux"  # the peak can be set back
         self._cpu_s = self._children_s = 0.0
-        self._since_us = 0
         self._peak = self._children_peak = 0
-        self.measure(0, 0)
+        self.measure()
 
-    def begin(self, now_us: int) -> None:
-        """Note the start of a chunk."""
+    def begin(self) -> None:
+        """Begin to count: what was used before is no task's."""
         own = _getrusage(resource.RUSAGE_SELF)
-        self._cpu_s, self._since_us = own.ru_utime + own.ru_stime, now_us
+        self._cpu_s = own.ru_utime + own.ru_stime
 
-    def measure(self, started_us: int, ended_us: int) -> tuple[int, int]:
+    def measure(self) -> tuple[int, int]:
         """Return (CPU time in µs, peak memory in bytes) of a task; 0: not known.
 
-        Tasks between the last measurement and its start were short and on one thread: their time is
-        taken for CPU time.
+        They are those since the last call, so they include short tasks before it.
         """
         own, children = _getrusage(resource.RUSAGE_SELF), _getrusage(resource.RUSAGE_CHILDREN)
         cpu_s, children_s = own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime
-        short_us = max(0, started_us - self._since_us)
-        cpu_us = max(0, int((cpu_s - self._cpu_s) * 1e6) - short_us) + int((children_s - self._children_s) * 1e6)
-        self._cpu_s, self._children_s, self._since_us = cpu_s, children_s, ended_us
+        cpu_us = int((cpu_s - self._cpu_s + children_s - self._children_s) * 1e6)
+        self._cpu_s, self._children_s = cpu_s, children_s
         peak = self._own_peak(own.ru_maxrss * _UNIT)
         if children.ru_maxrss * _UNIT > self._children_peak:  # the kernel keeps the largest one for ever
             self._children_peak = children.ru_maxrss * _UNIT
             peak = max(peak, self._children_peak)
-        return max(0, cpu_us), peak
+        noted, _noted[0] = _noted[0], 0
+        return max(0, cpu_us), max(peak, noted)
 
     def _own_peak(self, most_ever: int) -> int:
         """Return the peak since the last call; 0 if it is not known."""

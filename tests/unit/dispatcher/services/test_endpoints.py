@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,7 +140,7 @@ def test_an_endpoint_is_seen_by_its_owner_and_admins(tmp_path: Path) -> None:
     with_site(tmp_path, work)
 
 
-def test_pages_of_many_endpoints_have_each_of_them_once(tmp_path: Path) -> None:
+def test_pages_of_many_endpoints_have_each_of_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(site: Site) -> None:
         records = [
             EndpointRecord(VERSION, f"ep_{n:03}", f"node-{n % 70:02}", ("ada", "bob")[n % 2], curve.make_keys().public)
@@ -148,12 +149,20 @@ def test_pages_of_many_endpoints_have_each_of_them_once(tmp_path: Path) -> None:
         await site.context.record([(f"endpoint:{e.id}", e) for e in records])
         await site.context.registry.reload(site.context.view)
         endpoints, seen, page = service(site), [], [""]
+        described, real = set[int](), endpoints._info
+
+        def info(*given: Any) -> r.EndpointInfo:
+            described.add(threading.get_ident())
+            return real(*given)
+
+        monkeypatch.setattr(endpoints, "_info", info)
         while page:
             page = [e.id for e in await endpoints.all(ADMIN, page[-1], 50)]
             seen += page
         whole = await endpoints.all(ADMIN)
         assert seen == [e.id for e in whole]
         assert sorted(seen) == [e.id for e in records]
+        assert threading.get_ident() not in described, "the loop serves others meanwhile"
         assert {e.owner for e in await endpoints.all(BOB, limit=9)} == {"bob"}
         for caller, after in ((BOB, "ep_000"), (ADA, "ep_none")):
             with pytest.raises(NotFound, match=after):
