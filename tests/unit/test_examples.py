@@ -33,7 +33,7 @@ def test_a_rule_file_of_the_pages_parses(text: str) -> None:
 
 @pytest.mark.parametrize("text", ENDPOINT_BLOCKS)
 def test_an_endpoint_yaml_of_the_pages_is_read(text: str) -> None:
-    assert kind_of(parse_options(text, "page").provider) in ("local", "slurm", "parsl")
+    assert kind_of(parse_options(text, "page").provider) in ("local", "slurm", "kubernetes", "parsl")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
