@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
+from oncue.endpoint.agent.node_shares import NodeShares
 from oncue.endpoint.loop import AgentLoop
+from oncue.endpoint.pool.capacity import capacity_here
 from oncue.endpoint.providers.base import BlockRequest, Provider
 
 log = logging.getLogger("oncue.agent")
@@ -17,7 +20,9 @@ class LocalWorkers:
 
     journalled = staticmethod(lambda: None)
 
-    def __init__(self, provider: Provider, request: BlockRequest) -> None:
+    def __init__(self, provider: Provider, request: BlockRequest, shares: NodeShares) -> None:
+        """`shares`: it is told what part of this machine a task takes."""
+        shares.share_of = capacity_here(request.workers, os.environ).share
         self._provider = provider
         self._block = provider.submit(request)
         self.pool = self._block.pool

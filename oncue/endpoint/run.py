@@ -44,7 +44,6 @@ from oncue.endpoint.options.apply import effective, pinning
 from oncue.endpoint.options.file import load_options
 from oncue.endpoint.options.options import EndpointOptions
 from oncue.endpoint.options.providers import kind_of
-from oncue.endpoint.pool.capacity import capacity_here
 from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
@@ -111,8 +110,7 @@ class AgentProcess:
         if local:
             context = _provider_context(folder, settings, options, container, Orphans() if adopts else None)
             block = BlockRequest(f"{settings.id}-{self.identity.boot.hex()}", workers)
-            self._workers = LocalWorkers(PROVIDERS[provider](context), block)
-            self.agent.shares.share_of = capacity_here(workers, os.environ).share
+            self._workers = LocalWorkers(PROVIDERS[provider](context), block, self.agent.shares)
         else:
             self._workers = open_blocks(folder, settings, options, self.agent, journal)
         self.pool = self._workers.pool
