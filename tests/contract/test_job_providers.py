@@ -111,13 +111,15 @@ def test_jobs_run_in_no_login_shell(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "shell").read_text() == "plain\n"
 
 
-def test_a_submission_whose_answer_was_lost_is_found_by_its_mark(site: Site) -> None:
-    provider = site.provider_with(command_timeout_ms=500)
+def test_a_submission_whose_answer_was_lost_is_found_by_its_mark(site: Site, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    provider = site.provider_with(command_timeout_ms=1_500)
     command = site.commands[0]
     with site.faults.answer_lost(command) as calls, pytest.raises(SubmissionUnclear, match=f"{command}: no answer"):
-        provider.submit(JobRequest("oncue-ab12-lost", "exit 4"))
+        provider.submit(JobRequest("oncue-ab12-lost", f"{until(go)}; exit 4"))
 
     job = site.wait_found("oncue-ab12-lost")
+    go.touch()
 
     assert site.wait(job, JobState.ENDED).exit == 4
     assert len(calls.read_text().splitlines()) == 1

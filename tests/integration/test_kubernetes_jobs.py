@@ -109,10 +109,11 @@ def test_a_job_deleted_by_somebody_else_has_ended(kubernetes: Cluster, provider:
 def test_a_lost_answer_is_found_by_its_mark_and_never_doubled(
     kubernetes: Cluster, provider: JobProvider, tmp_path: Path
 ) -> None:
-    hasty = job_provider(msgspec.structs.replace(OPTIONS, command_timeout_ms=500), tmp_path, kubernetes.environ)
+    hasty = job_provider(msgspec.structs.replace(OPTIONS, command_timeout_ms=2_000), tmp_path, kubernetes.environ)
     request = JobRequest("oncue-ab12-1", "sleep 1000")
     with kubernetes.faults.answer_lost("kubectl"), pytest.raises(SubmissionUnclear, match="kubectl: no answer"):
         hasty.submit(request)
+    await_true(lambda: provider.find([request.mark]), "the job is found by its mark")
     wait(provider, request.mark, JobState.RUNNING)
 
     with pytest.raises(SubmissionUnclear, match="AlreadyExists"):

@@ -41,7 +41,8 @@ class CommandFaults:
 
     def answer_lost(self, command: str) -> contextlib.AbstractContextManager[Path]:
         """Within it, a command never answers, and what it should do is done all the same, later."""
-        script = 'cat >"$0.$$"\nsetsid "$REAL" "$@" <"$0.$$" >/dev/null 2>&1 &\nexec sleep 1000'
+        # In a subshell that ends: no descendant of the caller, who ends those when its patience is over.
+        script = 'cat >"$0.$$"\n(setsid "$REAL" "$@" <"$0.$$" >/dev/null 2>&1 &)\nexec sleep 1000'
         return self.faulty(command, script)
 
     def refusing(self, command: str, message: str, code: int = 1) -> contextlib.AbstractContextManager[Path]:
