@@ -30,7 +30,8 @@ from typing import NamedTuple
 import msgspec
 
 from oncue.clocks.process import now_us
-from oncue.protocol.records import FILE_EVENT, Event
+from oncue.protocol.event_types import FILE_EVENT
+from oncue.protocol.records import Event
 from oncue.rules.batch_result import MAX_FILE_DEPTH
 from oncue.triggers.file.event import LOOPS_ALLOWED
 from oncue.view import TaskRun

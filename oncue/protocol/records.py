@@ -202,8 +202,6 @@ Control = Claim | Cancel
 
 # ---------------------------------------------------------------- events
 
-FILE_EVENT = "oncue.file.ready"  # type of the events of file triggers
-
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvents 1.0 event.
@@ -297,6 +295,7 @@ class Deployment(Stored, tag="deployment", frozen=True):
     path: str = ""  # of the file; paths in the text are relative to its folder
     host: str = ""  # the machine of that path; "": not known
     by_admin: bool | None = None  # its owner had the scope admin then; None: of an older version
+    since_us: dict[str, int] = {}  # rules on outcomes -> since when they are in force without a pause
 
     @property
     def origin(self) -> str:

@@ -89,6 +89,7 @@ class Action:
         return self._run.affinity_key(source)
 
 
+CLOCKS_MS = 1_000  # by which the clocks of servers may differ
 REMOVED_KEPT = 1_000  # removed rules whose counts are remembered, in case they are deployed again
 _NOTHING = Event(id="", source="", type="")
 
@@ -131,6 +132,11 @@ class ActiveRule:
         self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
         self.paused, self.known_cost, self._hash = paused, known_cost, ""
         self.inline_bytes = known_cost.all if known_cost is not None and not paused else -1
+
+    @property
+    def since_us(self) -> int:
+        """Return since when a rule on outcomes is in force."""
+        return self.deployment.since_us.get(self.rule.name, self.deployment.at_us)
 
     def cost(self) -> RuleCost:
         """Return the bounds of the rule's cost, and note them in `inline_bytes`."""
@@ -175,10 +181,29 @@ class ActiveRules:
                 self.entries[entry.rule.name] = entry
         enabled = [e for e in self.entries.values() if not e.disabled_because]
         self.owners = {e.deployment.owner for e in enabled}
-        self._index = Index([(e, e.rule.conditions) for e in enabled])
+        self._index = Index([(e, e.rule.conditions) for e in enabled if e.rule.follows is None])
+        following = [e for e in enabled if e.rule.follows is not None]
+        self._outcomes = Index([(e, e.rule.conditions) for e in following])
+        self._followed: dict[str, set[str]] = {}  # owner -> rules whose outcomes are events; "": of any task
+        for e in following:
+            self._followed.setdefault(e.deployment.owner, set()).update(e.rule.follows or ("",))
 
     def candidates(self, event: Event) -> list[ActiveRule]:
         return self._index.candidates(event)
+
+    def outcome_candidates(self, event: Event, at_ms: int) -> list[ActiveRule]:
+        """Return the rules on outcomes that may fire for one that was stored at this time.
+
+        They are those of its owner, and they were in force: results may be read from long ago.
+        """
+        owner, at_us = event.data["owner"], (at_ms + CLOCKS_MS) * 1_000
+        found = self._outcomes.candidates(event)
+        return [e for e in found if e.deployment.owner == owner and e.since_us <= at_us]
+
+    def follow(self, call: Call) -> bool:
+        """Return True if a rule is about outcomes of tasks with this call."""
+        rules = self._followed.get(call.owner)
+        return rules is not None and (call.rule in rules or "" in rules)
 
     def matching(self, event: Event) -> list[ActiveRule]:
         """Return the rules that fire for the event, in the order of their deployment."""

@@ -14,8 +14,15 @@ from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import FILE_EVENT, STORED_EVENT_BYTES, VERSION, DeadLetter, Event, headers_within_limit
-from oncue.protocol.topics import MATCHES
+from oncue.protocol.event_types import FILE_EVENT, OUTCOME_SOURCE
+from oncue.protocol.records import (
+    STORED_EVENT_BYTES,
+    VERSION,
+    DeadLetter,
+    Event,
+    headers_within_limit,
+)
+from oncue.protocol.topics import MATCHES, RESULTS
 from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
 from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
 from oncue.rules.explain import decide
@@ -72,7 +79,7 @@ class BatchResult:
         self._event_matches.clear()
         try:
             event = event or _decoded(record)
-            entries = self._active_rules.candidates(event)
+            entries = self._candidates(batch, record, event)
         except RuleError as e:
             self._to_dead_letters(batch, offset, record, e, event)
             return None
@@ -92,12 +99,21 @@ class BatchResult:
                 self.test(batch, offset, record, event, entry)
         return Postponed(batch, offset, record, event, size, postponed) if postponed else None
 
+    def _candidates(self, batch: RecordBatch, record: Record, event: Event) -> list[ActiveRule]:
+        """Return the rules that may fire.
+
+        An event of a sender is never taken for an outcome.
+        """
+        if batch.topic == RESULTS:
+            return self._active_rules.outcome_candidates(event, record.time_ms)
+        return self._active_rules.candidates(event)
+
     def test(self, batch: RecordBatch, offset: int, record: Record, event: Event, entry: ActiveRule) -> None:
         """Test one rule, and make its tasks or its match."""
         try:
             failed = decide(entry.rule, event)
             if failed is None:
-                _check_files(event)
+                _check_chain(event)
                 operators = entry.rule.operators
                 if operators is None:
                     self._fire(entry, event)
@@ -138,7 +154,7 @@ class BatchResult:
         """Make tasks, a match or a dead letter of an answer."""
         try:
             if answer.kind in (FIRES, MATCHED):
-                _check_files(event.event)
+                _check_chain(event.event)
             if answer.kind == FIRES:
                 self._fire(entry, event.event, answer.tasks)
             elif answer.kind == MATCHED:
@@ -263,9 +279,11 @@ class BatchResult:
             self._counts(entry)[2] += 1
             self._reasons[entry] = error.reason
         value, headers = record.value[:STORED_EVENT_BYTES], headers_within_limit(record.headers)
+        if batch.topic == RESULTS:  # a retry makes the event again, from the task that it names
+            value, headers = b"", ()
         offsets: tuple[int, ...] = ()
         self._kept_bytes += len(value)
-        if event is not None and self._kept_bytes > KEPT_BYTES:  # a retry reads it where it is
+        if value and event is not None and self._kept_bytes > KEPT_BYTES:  # a retry reads it where it is
             value, headers, offsets = b"", (), (offset,)
         self.frames.dead.append(
             DeadLetter(
@@ -311,6 +329,11 @@ class BatchResult:
         """
         return not self._matches and not self.frames.dead
 
+    @property
+    def has_results(self) -> bool:
+        """True if there is anything to append."""
+        return bool(self.frames.tasks or self.frames.dead or self._matches or self._untested)
+
     def appends(self) -> list[Append]:
         matches = [Append(MATCHES, self._matches)] if self._matches else []
         return [*self.frames.appends(), *matches]
@@ -336,6 +359,9 @@ def decoded_apart(record: Record) -> Event | None:
 
 def _parts(events: Sequence[Postponed]) -> Iterator[list[Postponed]]:
     """Split events, so that those of one letter can be retried together."""
+    if events[0].batch.topic == RESULTS:  # a letter names one outcome
+        yield from ([event] for event in events)
+        return
     part: list[Postponed] = []
     size = 0
     for event in events:
@@ -356,16 +382,26 @@ def _decoded(record: Record) -> Event:
         raise RuleError("decode", e.message, e.remedy) from None
     except Exception as e:
         raise RuleError("decode", f"{type(e).__name__}: {e}") from None
-    depth = _number(event.extensions.get("oncuedepth")) or 0
-    if depth >= MAX_DEPTH:
+    if (depth := _depth(event)) >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
         raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
 
 
-def _check_files(event: Event) -> None:
-    """Raise RuleError at the end of a chain of files that functions wrote."""
-    if event.type != FILE_EVENT or (depth := _number(event.extensions.get("oncuedepth")) or 0) < MAX_FILE_DEPTH:
+def _depth(event: Event) -> int:
+    return _number(event.extensions.get("oncuedepth")) or 0
+
+
+def _check_chain(event: Event) -> None:
+    """Raise RuleError at the end of a chain of tasks, or of files by functions."""
+    depth = _depth(event)
+    if event.source == OUTCOME_SOURCE and depth > MAX_DEPTH:
+        raise RuleError(
+            "match",
+            f"the task is number {depth} in a chain of rules that follow one another; {MAX_DEPTH} is the limit",
+            "end the circle: add `match` or `when` to one of its rules",
+        )
+    if event.type != FILE_EVENT or depth < MAX_FILE_DEPTH:
         return
     raise RuleError(
         "match",

@@ -1,7 +1,7 @@
 """Engine: matches events of `oncue.events` against rules and makes tasks.
 
     oncue.events ─batches─► decode ─► index ─► decide ─► arguments ─► TaskFrames (endpoint, action)
-                              │                  │           │
+    oncue.results ─outcomes──┘│                  │           │
                               │   stateful rules └─► Match ─► oncue.matches (embedded_runner.py)
                               └── oncue.dead (reason) ◄──────┘
     All results of a step are committed in one transaction: commit("rules", batches, appends).
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
@@ -25,7 +26,7 @@ from oncue.errors import NotFound, NotOwner
 from oncue.log.base import Log, RecordBatch
 from oncue.protocol.api import Explanation, RuleInfo
 from oncue.protocol.records import Deployment, Event, RuleSwitch
-from oncue.protocol.topics import EVENTS
+from oncue.protocol.topics import EVENTS, RESULTS
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.batch_result import BatchResult, Postponed, decoded_apart
 from oncue.rules.evaluation.evaluator import Evaluator
@@ -34,10 +35,13 @@ from oncue.rules.evaluation.judge import NotTested, Pause, RuleJudge
 from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
 from oncue.rules.evaluation.trials import TrialFile
 from oncue.rules.loop_turn import LoopTurn
+from oncue.rules.outcomes.outcome_batches import OutcomeBatches
 from oncue.rules.parsing.rule_file import RuleSet
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "rules"
+OUTCOMES_GROUP = "rules.outcomes"
+OUTCOMES_S = 2.0  # between two commits of outcomes that start no rule
 MAX_BATCHES = 16  # in one commit
 EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
@@ -98,6 +102,47 @@ class Engine:
         finally:
             await reader.close()
 
+    async def run_outcomes(self, outcomes: OutcomeBatches) -> None:
+        """Match outcomes of tasks until cancelled. Raises LogError, as `run` does."""
+        reader = self._log.read([RESULTS], group=OUTCOMES_GROUP)
+        committed = time.monotonic()
+        try:
+            while True:
+                batches = await reader.next(max_batches=MAX_BATCHES)
+                late = time.monotonic() > committed + OUTCOMES_S
+                if await self.step_outcomes(batches, outcomes, late):
+                    committed = time.monotonic()
+        finally:
+            await reader.close()
+
+    async def step_outcomes(
+        self, batches: Sequence[RecordBatch], outcomes: OutcomeBatches, commit_all: bool = True
+    ) -> bool:
+        """Process batches of results; return True if they are committed.
+
+        Those that start nothing are committed only with `commit_all`: they may be read again, and a
+        commit for each would slow down everybody's tasks.
+        """
+        if self._before_batch is not None:
+            await self._before_batch()
+        done: list[RecordBatch] = []
+        work = self._new_work()
+        for batch in batches:
+            async for part in outcomes.parts(batch, self.active_rules.follow):
+                await self._process(work, part.batch, part.events)
+            done.append(batch)
+            if work.held_bytes > HELD_BYTES:
+                if not await self._commit(work, done, OUTCOMES_GROUP):
+                    return True
+                work, done = self._new_work(), []
+        if not done or not (commit_all or work.has_results):
+            return False
+        await self._commit(work, done, OUTCOMES_GROUP)
+        return True
+
+    def _new_work(self) -> BatchResult:
+        return BatchResult(self.active_rules, self._directory, self._replay)
+
     async def step(self, batches: Sequence[RecordBatch]) -> None:
         """Process batches and commit the results.
 
@@ -106,38 +151,41 @@ class Engine:
         if self._before_batch is not None:
             await self._before_batch()
         done: list[RecordBatch] = []
-        work = BatchResult(self.active_rules, self._directory, self._replay)
+        work = self._new_work()
         for batch in batches:
             rest: RecordBatch | None = batch
             while rest is not None:
                 part, rest = await self._process(work, rest)
                 done.append(part)
                 if work.held_bytes > HELD_BYTES:  # what one commit holds in memory is bounded
-                    if not await self._commit(work, done):
+                    if not await self._commit(work, done, self._group):
                         return
-                    work, done = BatchResult(self.active_rules, self._directory, self._replay), []
+                    work, done = self._new_work(), []
         if done:
-            await self._commit(work, done)
+            await self._commit(work, done, self._group)
 
-    async def _process(self, work: BatchResult, batch: RecordBatch) -> tuple[RecordBatch, RecordBatch | None]:
+    async def _process(
+        self, work: BatchResult, batch: RecordBatch, events: Sequence[Event] = ()
+    ) -> tuple[RecordBatch, RecordBatch | None]:
         """Process a batch until the work holds much.
 
-        Return what was processed, and the rest.
+        Return what was processed, and the rest. `events`: the records, if they are decoded already;
+        then there is no rest.
         """
         turn = LoopTurn()
         for at, (offset, record) in enumerate(zip(batch.offsets, batch.records, strict=True), 1):
-            event = None
-            if len(record.value) > LARGE_BYTES:  # up to 0.1 s, of which the loop gets its share
+            event = events[at - 1] if events else None
+            if event is None and len(record.value) > LARGE_BYTES:  # up to 0.1 s, of which the loop gets its share
                 event = await asyncio.to_thread(decoded_apart, record)
             if (postponed := work.process(batch, offset, record, event)) is not None:
                 await self._test_postponed(work, postponed)
             if turn.is_over:
                 await turn.end()
-            if work.held_bytes > HELD_BYTES and at < len(batch.records):
+            if work.held_bytes > HELD_BYTES and at < len(batch.records) and not events:
                 return batch.split(at)
         return batch, None
 
-    async def _commit(self, work: BatchResult, batches: Sequence[RecordBatch]) -> bool:
+    async def _commit(self, work: BatchResult, batches: Sequence[RecordBatch], group: str) -> bool:
         """Commit the results; return False if another server owns the batches by now."""
         work.add_untested()
         if self._offload is not None:
@@ -145,12 +193,12 @@ class Engine:
         many = work.frames.actions > MANY_ACTIONS
         appends = await asyncio.to_thread(work.appends) if many else work.appends()
         try:
-            await commit(self._log, self._group, batches, appends, repeatable=work.repeatable)
+            await commit(self._log, group, batches, appends, repeatable=work.repeatable)
         except NotOwner as e:
             _log.info("left to another server: %s", e.message)
             return False
         work.count()
-        self.events += sum(len(b.records) for b in batches)
+        self.events += sum(len(b.records) for b in batches if b.topic == EVENTS)
         self.dead += len(work.frames.dead)
         return True
 

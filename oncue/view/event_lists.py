@@ -20,7 +20,7 @@ from oncue.view.lists import MAX_ROWS, state_tests, take
 
 SCANNED = 20_000
 _TOP = (1 << 63) - 1
-_COLUMNS = "place, at_ms, type, source, id, value, headers"
+COLUMNS = "place, at_ms, type, source, id, value, headers"
 _Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -68,7 +68,7 @@ def page(db: sqlite3.Connection, f: EventFilter) -> tuple[list[EventRow], str | 
     scan = _scan(db, f)
     if scan is None:
         return [], None
-    text = f"SELECT n, {_COLUMNS} {scan.text} ORDER BY n DESC LIMIT ?"
+    text = f"SELECT n, {COLUMNS} {scan.text} ORDER BY n DESC LIMIT ?"
     found, more = take(db.execute(text, (*scan.given, limit + 1)), limit)
     following = found[-1][0] if more else scan.floor if scan.is_cut else None
     return [event_row(*row[1:]) for row in found], None if following is None else str(following)
@@ -161,7 +161,7 @@ def _of_tasks(db: sqlite3.Connection, f: EventFilter) -> tuple[str, tuple[object
 
 def event(db: sqlite3.Connection, offset: int) -> EventRow | None:
     """Find an event by its position (`pack_position`) in oncue.events."""
-    row = db.execute(f"SELECT {_COLUMNS} FROM event WHERE place = ?", (offset,)).fetchone()
+    row = db.execute(f"SELECT {COLUMNS} FROM event WHERE place = ?", (offset,)).fetchone()
     return None if row is None else event_row(*row)
 
 

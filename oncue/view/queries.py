@@ -14,6 +14,7 @@ from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch, fetch_each
+from oncue.view.causes import Cause, causes
 from oncue.view.interning import CallCache
 from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import ClosedTask
@@ -94,6 +95,10 @@ class TaskQueries:
     def tasks(self, db: sqlite3.Connection, ids: Sequence[bytes], brief: bool = False) -> dict[bytes, TaskState]:
         found = rows.load(db, ids, lambda n: self.calls.get(db, n), brief)
         return {task_id: state for task_id, (_, state) in found.items()}
+
+    def with_causes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[TaskState, Cause]]:
+        states, found = self.tasks(db, ids), causes(db, ids)
+        return {task_id: (state, found[task_id]) for task_id, state in states.items()}
 
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}

@@ -32,6 +32,7 @@ from oncue.view import (
     snapshots,
     use_rows,
 )
+from oncue.view.causes import Cause
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
@@ -169,6 +170,10 @@ class View:
         `brief`: without arguments, values and outputs, which may be 256 KiB each.
         """
         return await self._readers.run(self._queries.tasks, ids, brief)
+
+    async def with_causes(self, ids: Sequence[bytes]) -> dict[bytes, tuple[TaskState, Cause]]:
+        """Return the known ones of these tasks, each with what began its chain."""
+        return await self._readers.run(self._queries.with_causes, ids)
 
     async def arguments(self, ids: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
         """Return the arguments of the first ones of these tasks, None for an unknown one.

@@ -15,14 +15,16 @@ from oncue.clocks.process import now_us
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
 from oncue.errors import Conflict, Invalid, NotFound
+from oncue.ids import parse_task_id
 from oncue.log import Append, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.records import VERSION, DeadLetter, Event, Resolution
-from oncue.protocol.topics import DEAD, EVENTS, REGISTRY
+from oncue.protocol.records import VERSION, DeadLetter, Event, Resolution, ResultFrame
+from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, RESULTS
 from oncue.view import DeadRow
 from oncue.view.record_rows import pack_position, unpack_position
+from oncue.view.rows import ended_of
 
 GROUP = "oncue.dead.retries"  # commits appends only, no offsets
 REASON_CHARS = 1_000
@@ -70,6 +72,8 @@ class DeadLetterService:
 
         Raises Conflict: one was not kept.
         """
+        if letter.topic == RESULTS:
+            return [await self._outcome(letter)]
         if letter.record and letter.topic not in ("", DEAD, REGISTRY):
             return [Record(letter.record, headers=letter.headers)]
         if letter.offsets and letter.topic == EVENTS:
@@ -78,6 +82,19 @@ class DeadLetterService:
             if len(rows) == len(places):
                 return await asyncio.to_thread(lambda: [_record(row.event) for row in rows])
         raise Conflict("this dead letter cannot be tried again: its record was not kept", remedy="emit it anew")
+
+    async def _outcome(self, letter: DeadLetter) -> Record:
+        """Return the record of an outcome again: it changes nothing in the task.
+
+        Raises Conflict: the task is not kept any more.
+        """
+        task_id = parse_task_id(letter.event[1]) if letter.event else b""
+        state = await self._context.view.task(task_id)
+        ended = ended_of(state) if state is not None else None
+        if state is None or state.call is None or ended is None:
+            raise Conflict("this dead letter cannot be tried again: its task is not kept any more")
+        frame = ResultFrame(VERSION, state.call, state.call.endpoint, state.accepted_us, [ended])
+        return Record(encode(frame))
 
     async def dismiss(self, caller: Caller, request: r.DismissRequest) -> r.Dismissed:
         """Dismiss the given letters (all or none), or all open ones.

@@ -55,10 +55,11 @@ def parse_on(node: Node, triggers: Collection[str] | None, problems: Problems) -
             problems.add(name, f"there is no trigger {name.value!r}", nearest(name.value, triggers))
         else:
             good.append(name.value)
-    return [_equals(TRIGGER, good)] if good else []
+    return [equals(TRIGGER, good)] if good else []
 
 
-def _equals(path: str, values: list[Any]) -> Leaf:
+def equals(path: str, values: list[Any]) -> Leaf:
+    """Return the condition that the value of a path is one of these."""
     wanted = f"= {show(values[0])}" if len(values) == 1 else f"in {show(values)}"
     check = equal(values[0]) if len(values) == 1 else one_of(values)
     scalars = all(v is None or isinstance(v, (str, int, float)) for v in values)
@@ -143,7 +144,7 @@ def parse_field(path: str, place: tuple[int, int], node: Node, problems: Problem
     if isinstance(node.value, list):
         return _operator(path, place, "in", node, problems)
     if not isinstance(node.value, dict):
-        return [_equals(path, [node.value])]
+        return [equals(path, [node.value])]
     if not node.value:
         problems.add(node, f"{path}: no operator", nearest("", OPERATORS))
     out: list[Condition] = []
@@ -178,7 +179,7 @@ def _leaf(path: str, op: str, node: Node) -> Leaf:
     """
     get, value = getter(path), node.plain()
     if op == "eq":
-        return _equals(path, [value])
+        return equals(path, [value])
     if op == "ne":
         same = equal(value)
         return Leaf(
@@ -188,7 +189,7 @@ def _leaf(path: str, op: str, node: Node) -> Leaf:
         if not isinstance(value, list) or not value:
             raise ValueError(f"`{op}` takes a list with something in it, not {node.kind()}")
         if op == "in":
-            return _equals(path, value)
+            return equals(path, value)
         among = one_of(value)
         return Leaf(
             path,

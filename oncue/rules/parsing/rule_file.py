@@ -25,12 +25,14 @@ from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
-from oncue.rules.parsing.condition_parser import check_possible, parse_match, parse_on
+from oncue.rules.parsing.condition_parser import check_possible, parse_match
 from oncue.rules.parsing.function_keys import (
     FunctionProperties,
 )
 from oncue.rules.parsing.limits_section import parse_limits
+from oncue.rules.parsing.names import OnNames, check_names, list_of
 from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
+from oncue.rules.parsing.outcome_pattern import rules_followed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.retry_section import parse_retry
 from oncue.rules.parsing.rule_run import RuleRun, parse_affinity, parse_runs
@@ -77,6 +79,7 @@ class Rule(msgspec.Struct, frozen=True):
     source: Any = None  # the rule as plain data, for comparing
     operators: OperatorChain | None = None
     node_hours: Rate | None = None  # that its tasks may use
+    follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about; (): any; None: it is about events
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -122,6 +125,7 @@ def parse(
     kinds: Kinds | None = None,
     *,
     triggers: Collection[str] | None = (),
+    rules: Collection[str] | None = None,
     stored: bool = False,
 ) -> RuleSet:
     """Parse a rule file.
@@ -129,40 +133,42 @@ def parse(
     Raises one RuleFileError for all errors (strict_yaml's Problems.check).
 
     `kinds`: trigger kind -> option Struct (None: options are not parsed, as for deployed texts).
-    `triggers`: names of triggers in other files that `on` may use (None: any).
+    `triggers`, `rules`: names in other files that `on` may use (None: any).
     `stored`: the text is in force, maybe since an older version: limits of cost do not hold.
     """
     with Problems(file, limited=not stored) as problems, metered(0 if stored else MOST_PROGRAM) as meter:
-        return _rule_set(text, read(text, problems), kinds, triggers, problems, meter)
+        return _rule_set(text, read(text, problems), kinds, OnNames.of(triggers, rules), problems, meter)
 
 
 def parse_together(
-    files: Sequence[tuple[str | bytes, str]], kinds: Kinds | None, triggers: Collection[str] | None
+    files: Sequence[tuple[str | bytes, str]],
+    kinds: Kinds | None,
+    triggers: Collection[str] | None,
+    rules: Collection[str] | None = None,
 ) -> list[RuleSet]:
-    """Parse (text, file name) pairs whose rules may use the triggers of all of them.
+    """Parse (text, file name) pairs, which may use each other's triggers and rules.
 
-    `triggers`: others that they may use; None: any. Raises RuleFileError for the first file with
-    errors.
+    `triggers`, `rules`: others that they may use; None: any. Raises RuleFileError for the first
+    file with errors.
     """
     roots: list[tuple[str | bytes, Node | None, Problems]] = []
-    names = set(triggers or ())
+    names = OnNames.of(triggers, rules)
     with contextlib.ExitStack() as stack:
         for text, file in files:
             problems = stack.enter_context(Problems(file))
             root = read(text, problems)
             roots.append((text, root, problems))
             if root is not None and isinstance(root.value, dict):
-                names |= _trigger_names(root)
-        usable = None if triggers is None else names
+                names = names.with_those_of(root)
         meter = stack.enter_context(metered(MOST_PROGRAM))
-        return [_rule_set(text, root, kinds, usable, problems, meter) for text, root, problems in roots]
+        return [_rule_set(text, root, kinds, names, problems, meter) for text, root, problems in roots]
 
 
 def _rule_set(
     text: str | bytes,
     root: Node | None,
     kinds: Kinds | None,
-    triggers: Collection[str] | None,
+    others: OnNames,
     problems: Problems,
     meter: ProgramMeter,
 ) -> RuleSet:
@@ -171,14 +177,14 @@ def _rule_set(
     if root is not None:
         if isinstance(root.value, dict):
             check_keys(root, ("triggers", "rules"), "a rule file", problems)
-            specs = [s for n in _list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
-            names = None if triggers is None else {*triggers, *_trigger_names(root)}
+            specs = [s for n in list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
+            names = others.with_those_of(root)
             relative = {s.name: relative_paths(s.options) for s in specs}
-            for n in _list_of(root, "rules", problems):
+            for n in list_of(root, "rules", problems):
                 if rule := _rule(n, names, relative, problems):
                     problems.made.append(rule)
-            _unique(root, "triggers", problems)
-            _unique(root, "rules", problems)
+            check_names(root, "triggers", problems)
+            check_names(root, "rules", problems)
         else:
             problems.add(root, f"a rule file is a mapping of `triggers:` and `rules:`, not {root.kind()}")
     problems.check()
@@ -189,7 +195,7 @@ def _rule_set(
 def rule_of(node: Node) -> Rule:
     """Compile one rule of a file that was parsed before. Raises RuleFileError."""
     problems = Problems("", limited=False)
-    rule = _rule(node, None, {}, problems)
+    rule = _rule(node, OnNames.of(None, None), {}, problems)
     problems.check()
     assert rule is not None
     return rule
@@ -233,16 +239,14 @@ def _trigger(node: Node, kinds: Kinds | None, problems: Problems) -> TriggerSpec
     return None if options is None else TriggerSpec(name, kind.value, options, node.line)
 
 
-def _rule(
-    node: Node, triggers: Collection[str] | None, relative: Mapping[str, frozenset[str]], problems: Problems
-) -> Rule | None:
+def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], problems: Problems) -> Rule | None:
     if not is_mapping(node, "a rule", problems):
         return None
     before, problems.conditions = len(problems.found), 0
     check_keys(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
     on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
-    conditions = parse_on(on, triggers, problems) if on else []
+    conditions = names.parse_on(on, problems) if on else []
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
         if problems.limited and len(problems.found) == before:
@@ -277,6 +281,7 @@ def _rule(
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
         operators,
         node_hours,
+        rules_followed(on.plain()),
     )
 
 
@@ -318,41 +323,3 @@ def _test(node: Node, problems: Problems) -> RuleTest | None:
     args = expect.value.get("args")
     plain = event.plain() if event else None
     return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
-
-
-# ---------------------------------------------------------------- lists
-
-
-def _list_of(root: Node, key: str, problems: Problems) -> list[Node]:
-    node = root.value.get(key)
-    if node is None or node.value is None:
-        return []
-    if not isinstance(node.value, list):
-        problems.add(node, f"`{key}` is a list, not {node.kind()}", "begin each with `- name: ...`")
-        return []
-    return list(node.value)
-
-
-def _named(root: Node, key: str) -> list[Node]:
-    node = root.value.get(key)
-    items = node.value if node is not None and isinstance(node.value, list) else []
-    names = [item.value["name"] for item in items if isinstance(item.value, dict) and "name" in item.value]
-    return [name for name in names if isinstance(name.value, str)]
-
-
-def _trigger_names(root: Node) -> set[str]:
-    """Return names of all triggers, also of invalid ones.
-
-    A rule on an invalid trigger is then not reported too.
-    """
-    return {name.value for name in _named(root, "triggers")}
-
-
-def _unique(root: Node, key: str, problems: Problems) -> None:
-    seen: dict[str, int] = {}
-    for name in _named(root, key):
-        if name.value in seen:
-            what = key.removesuffix("s")
-            problems.add(name, f"the {what} {name.value!r} is in line {seen[name.value]} already", "rename one")
-        else:
-            seen[name.value] = name.line

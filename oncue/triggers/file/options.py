@@ -14,7 +14,7 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.globs import never_relative
 from oncue.protocol.codec import build_decoders
-from oncue.protocol.records import FILE_EVENT
+from oncue.protocol.event_types import FILE_EVENT
 from oncue.quantities import duration_ms
 from oncue.triggers.file.selection import IGNORED, Selection
 from oncue.triggers.file.watch.base import CLOSED, RENAMED

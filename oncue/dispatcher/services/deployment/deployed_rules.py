@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from oncue.dispatcher.auth.identity import Caller
@@ -23,6 +23,7 @@ from oncue.rules.active_rules import ActiveRule
 from oncue.rules.engine import Engine
 from oncue.rules.evaluation.judge import pause_of
 from oncue.rules.evaluation.trials import TrialFile
+from oncue.rules.outcomes.outcome_batches import OutcomeBatches
 from oncue.rules.parsing.rule_file import RuleSet
 
 log = logging.getLogger("oncue.rules")
@@ -55,7 +56,8 @@ class DeployedRules:
         self._reloading = asyncio.Lock()
         self._in_force: tuple[object, ...] = ()  # what the last reload found
         self._position = -1  # offset in the registry up to which the deployments are in force
-        self._engine_task: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._engine_tasks: list[asyncio.Task[None]] = []
 
     def on_reload(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each reload."""
@@ -72,13 +74,18 @@ class DeployedRules:
         if self.off:
             log.warning("%s; events are stored, and the next start without the flag tests them", WITHOUT_RULES)
             return
-        self._engine_task = asyncio.create_task(self._run_engine(), name="rules")
+        outcomes = OutcomeBatches(self._context.view, self._context.registry.endpoint_name)
+        self._engine_tasks = [
+            asyncio.create_task(self._run_engine(run), name="rules")
+            for run in (self.engine.run, lambda: self.engine.run_outcomes(outcomes))
+        ]
 
-    async def _run_engine(self) -> None:
+    async def _run_engine(self, run: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.engine.judge.pause_left(self.engine.active_rules.entries.values())
-                await self.engine.run()
+                async with self._starting:
+                    await self.engine.judge.pause_left(self.engine.active_rules.entries.values())
+                await run()
             except asyncio.CancelledError:
                 raise
             except Exception:
@@ -87,9 +94,9 @@ class DeployedRules:
 
     async def close(self) -> None:
         """Stop the engine. Close it after the stateful rules, which use its evaluator."""
-        if self._engine_task is not None:
-            self._engine_task.cancel()
-            await asyncio.gather(self._engine_task, return_exceptions=True)
+        for task in self._engine_tasks:
+            task.cancel()
+        await asyncio.gather(*self._engine_tasks, return_exceptions=True)
 
     # ------------------------------------------------------------ reload
 
@@ -177,6 +184,14 @@ class DeployedRules:
         """Return True if the caller may see the deployment of this label."""
         found = self.deployments.get(label)
         return found is not None and caller.sees(found.owner)
+
+    def rules_of(self, owner: str, besides: Collection[str]) -> list[RuleSet]:
+        """Return the rule files of one owner, without some labels."""
+        return [
+            rules
+            for label, rules in self.rulesets.items()
+            if label not in besides and self.deployments[label].owner == owner
+        ]
 
     def owner_of(self, kind: str, item: Mapping[str, Any]) -> str:
         """Return the owner of a live item (live_feed.py); "" if nobody is known.

@@ -68,7 +68,8 @@ class DeploymentService:
             check_labels(caller, request.files, deployed)
             labels = {f.label for f in request.files}
             others = [s for label, s in deployed.rulesets.items() if label not in labels]
-            parsed = await deployed.parser.parse(request.files, others, any_trigger=deployed.off)
+            own = deployed.rules_of(caller.subject, besides=labels)
+            parsed = await deployed.parser.parse(request.files, others, own, any_name=deployed.off)
             check_counts(caller, {f.label: s for f, s in zip(request.files, parsed, strict=True)}, deployed)
             for given, rules in zip(request.files, parsed, strict=True):
                 await check_triggers(caller, rules, given.path, context.settings.trigger_roots)

@@ -58,7 +58,17 @@ async def plan_file(
         host=file.host,
         by_admin=caller.is_admin,
     )
-    return Plan(answer, record)
+    return Plan(answer, _with_since(record, bound.rules, deployed))
+
+
+def _with_since(record: Deployment, rules: RuleSet, deployed: DeployedRules) -> Deployment:
+    """Return the record with `since_us` of its rules on outcomes."""
+    old, before = deployed.deployments.get(record.label), deployed.rulesets.get(record.label)
+    known: dict[str, int] = {}
+    if old is not None and before is not None:
+        known = {r.name: old.since_us.get(r.name, old.at_us) for r in before.rules if r.follows is not None}
+    since = {r.name: known.get(r.name, record.at_us) for r in rules.rules if r.follows is not None}
+    return msgspec.structs.replace(record, since_us=since)
 
 
 async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
@@ -78,7 +88,8 @@ async def plan_rollback(caller: Caller, old: Deployment, deployed: DeployedRules
         note=f"rolled back to version {old.version}",
         by_admin=caller.is_admin,
     )
-    return Plan(await _answer(caller, old.label, version, rules, old.functions, deployed, context), record)
+    answer = await _answer(caller, old.label, version, rules, old.functions, deployed, context)
+    return Plan(answer, _with_since(record, rules, deployed))
 
 
 def _parse_again(old: Deployment, others: Sequence[RuleSet]) -> RuleSet:

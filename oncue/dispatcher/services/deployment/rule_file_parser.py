@@ -15,6 +15,7 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
+from oncue.rules.parsing.names import OnNames
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse, parse_together
 from oncue.strict_yaml.disposal import dispose
 from oncue.triggers.catalog import OptionStructs
@@ -37,24 +38,32 @@ class RuleFileParser:
 
     def __init__(self) -> None:
         self._drafts: dict[tuple[str, str], RuleSet] = {}  # (text, file name) -> rules; of the last request
-        self._triggers_of_drafts: frozenset[str] = frozenset()
+        self._names_of_drafts = OnNames.of((), ())
 
     async def parse(
-        self, files: Sequence[r.RuleFile], others: Iterable[RuleSet], *, any_trigger: bool = False
+        self,
+        files: Sequence[r.RuleFile],
+        others: Iterable[RuleSet],
+        own: Iterable[RuleSet] = (),
+        *,
+        any_name: bool = False,
     ) -> list[RuleSet]:
         """Parse the files of a request.
 
-        A rule may use a trigger of any file in force (`others`) or in the same request. Raises
-        RuleFileError for faults and for names in use. `any_trigger`: a trigger need not be known.
+        A rule may use a trigger of any file in force (`others`) or in the same request, and follow
+        rules of the same owner (`own`). Raises RuleFileError for faults and for names in use.
+        `any_name`: triggers and rules need not be known.
         """
         others = list(others)
         wanted = [(f.text, f.path or f.label) for f in files]
-        triggers = frozenset(t.name for s in others for t in s.triggers)
-        if triggers != self._triggers_of_drafts or not all(file in self._drafts for file in wanted):
+        rules = frozenset(rule.name for s in own for rule in s.rules)
+        names = OnNames(frozenset(t.name for s in others for t in s.triggers), rules)
+        if names != self._names_of_drafts or not all(file in self._drafts for file in wanted):
             await self._forget()
-            parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), None if any_trigger else triggers)
+            given = OnNames(None, None) if any_name else names
+            parsed = await asyncio.to_thread(parse_together, wanted, OptionStructs(), given.triggers, given.rules)
             self._drafts = dict(zip(wanted, parsed, strict=True))
-            self._triggers_of_drafts = triggers
+            self._names_of_drafts = names
         found = [self._drafts[file] for file in wanted]
         await asyncio.to_thread(check_unique, [*others, *found])
         return found

@@ -1,0 +1,1 @@
+"""Outcomes of tasks as events of rules."""
