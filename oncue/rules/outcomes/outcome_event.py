@@ -109,7 +109,7 @@ def _arguments(packed: bytes, omitted: dict[str, str]) -> dict[str, Any]:
     args, kwargs = found
     if args and kwargs:
         return {"args": {str(n): value for n, value in enumerate(args)} | kwargs}
-    return {"args": kwargs if kwargs or not args else args}
+    return {"args": kwargs or args}
 
 
 def _result(closing: Attempt, omitted: dict[str, str]) -> dict[str, Any]:

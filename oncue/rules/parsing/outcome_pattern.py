@@ -7,10 +7,10 @@ on: {type: oncue.task.failed}                         of any task of the owner
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from oncue.protocol.event_types import OUTCOME_TYPE
+from oncue.protocol.event_types import OUTCOME_SOURCE, OUTCOME_TYPE
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.outcomes.outcome_event import STATES
 from oncue.rules.parsing.condition_parser import equals
@@ -40,6 +40,20 @@ def rules_followed(on: Any) -> tuple[str, ...] | None:
         wanted = wanted.get("eq", wanted.get("in", wanted.get("glob", wanted.get("prefix"))))
     texts = wanted if isinstance(wanted, list) else [wanted]
     return () if all(isinstance(text, str) and text.startswith(OUTCOME_TYPE) for text in texts) else None
+
+
+def as_outcome(on: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event with the rule and state of `on` as defaults. For tests."""
+    rule = next(iter(rules_followed(on) or ("",)))
+    word = on.get("state", "succeeded")
+    state = word[0] if isinstance(word, list) and word else word
+    state = ALIASES.get(str(state), str(state))
+    filled: dict[str, Any] = {"specversion": "1.0", "id": "0" * 32, "source": OUTCOME_SOURCE, **event}
+    if isinstance(event.get("data", {}), dict):
+        data = {"rule": rule, "state": state, "task": filled["id"], **event.get("data", {})}
+        filled["data"], state = data, data["state"]
+    filled.setdefault("type", f"{OUTCOME_TYPE}{state}")
+    return filled
 
 
 def parse_done(node: Node, rules: Collection[str] | None, problems: Problems) -> list[Condition]:

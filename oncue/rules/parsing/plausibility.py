@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from oncue.protocol.api import RuleWarning
@@ -16,6 +16,8 @@ from oncue.rules.matching.conditions import COMPARE, TEXT_OPERATORS, parse_time
 from oncue.rules.matching.expression import paths_of
 from oncue.rules.matching.fields import ATTRIBUTES, parse_path
 from oncue.rules.matching.template import parsed
+from oncue.rules.operators.catalog import CATALOGUE
+from oncue.rules.outcomes.outcome_event import FIELDS, STATES
 from oncue.rules.parsing.contradictions import GROUPS
 from oncue.rules.parsing.rule_file import Rule, RuleSet
 from oncue.strict_yaml.document import nearest
@@ -31,24 +33,28 @@ _TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number"}
 class Schema(NamedTuple):
     """Fields of the events of all triggers of a rule."""
 
-    about: str  # "the trigger frames"
+    events: str  # "events of the trigger frames"
     fields: Mapping[str, type]
     type: str
     values: Mapping[str, Collection[str]]  # of a field that has few
     names: Collection[str]  # fields without a slash
+    arguments: Collection[str] = ()  # fields of data.args; none: not known
 
 
-def implausible(rules: RuleSet, triggers: Mapping[str, Any], types: Collection[str]) -> list[RuleWarning]:
+def implausible(
+    rules: RuleSet, triggers: Mapping[str, Any], types: Collection[str], others: Iterable[RuleSet] = ()
+) -> list[RuleWarning]:
     """Return the warnings of a file.
 
     `triggers`: name -> option Struct, of all files. `types`: of events that have been seen, or that
-    triggers make.
+    triggers make. `others`: files whose rules this one may follow.
     """
     found: list[RuleWarning] = []
     lines = rules.text.splitlines()
     known = {*types, *(kind for name, options in triggers.items() if (kind := _type_of(name, options)))}
+    steps = {rule.name: rule for s in (*others, rules) for rule in s.rules}
     for rule in rules.rules:
-        schema = _schema(rule.on, triggers)
+        schema = _schema(rule.on, triggers) or _schema_of_outcomes(rule, steps)
         for word, message, remedy in (*_unknown_types(rule, known), *(_of_schema(rule, schema) if schema else ())):
             line, column = _place(lines, rule.line, word)
             found.append(RuleWarning(rule.name, line, column, message, remedy))
@@ -66,8 +72,19 @@ def _schema(on: Any, triggers: Mapping[str, Any]) -> Schema | None:
     kinds = {getattr(o, "TYPE", "") for o in options}
     values = {n: v for o in options for n, v in getattr(o, "VALUES", {}).items()} | {"trigger": tuple(names)}
     parts = set.intersection(*(set(getattr(o, "NAMES", ())) for o in options))
-    about = f"the trigger {', '.join(names)}"
+    about = f"events of the trigger {', '.join(names)}"
     return Schema(about, fields, kinds.pop() if len(kinds) == 1 else "", values, parts)
+
+
+def _schema_of_outcomes(rule: Rule, steps: Mapping[str, Rule]) -> Schema | None:
+    """Return the fields of the outcomes that a rule follows; None: it follows none."""
+    if not rule.follows:
+        return None
+    runs = [run for name in rule.follows if name in steps for run in steps[name].runs]
+    given = [run.given.names for run in runs]
+    arguments = {name for names in given for name in names} if all(given) else ()
+    about = f"outcomes of {', '.join(rule.follows)}"
+    return Schema(about, FIELDS, "", {"state": STATES, "rule": rule.follows}, (), arguments)
 
 
 def _type_of(name: str, options: Any) -> str:
@@ -123,7 +140,7 @@ def _of_schema(rule: Rule, schema: Schema) -> Iterator[_Warning]:
     for path in rule.when.paths() if rule.when is not None else ():
         if why := _unknown_field(path, schema):
             yield path.rpartition(".")[2], f"when: {why}", _near(path, schema)
-    for section in ("run", "affinity", "dedupe", "batch"):
+    for section in ("run", "affinity", *CATALOGUE.members):
         for written in _references(source.get(section)):
             path = _of_one_event(written)
             if path and (why := _unknown_field(path, schema)):
@@ -148,14 +165,19 @@ def _unknown_field(path: str, schema: Schema) -> str:
         return ""
     if parts[0] != "data":
         known = parts[0] in ATTRIBUTES or parts[0].startswith("oncue") or parts[0] == "event"
-        return "" if known else f"events of {schema.about} have no {parts[0]}"
-    if len(parts) < 2 or (parts[1] in schema.fields and len(parts) == 2):
+        return "" if known else f"{schema.events} have no {parts[0]}"
+    if len(parts) < 2:
         return ""
-    return f"events of {schema.about} have no {path}"
+    kind = schema.fields.get(parts[1])
+    if parts[1] == "args" and len(parts) > 2 and schema.arguments:
+        return "" if parts[2] in schema.arguments else f"{schema.events} have no {path}"
+    if kind is not None and (len(parts) == 2 or kind not in _TYPE_NAMES):
+        return ""
+    return f"{schema.events} have no {path}"
 
 
 def _near(path: str, schema: Schema) -> str:
-    return nearest(path, [f"data.{name}" for name in schema.fields])
+    return nearest(path, [f"data.{name}" for name in (*schema.fields, *(f"args.{n}" for n in schema.arguments))])
 
 
 def _wrong_types(path: str, tests: Any, schema: Schema) -> Iterator[str]:
@@ -163,16 +185,16 @@ def _wrong_types(path: str, tests: Any, schema: Schema) -> Iterator[str]:
     if path == "type" and schema.type:
         texts = _texts(tests)
         if texts and schema.type not in texts:
-            yield f"events of {schema.about} have the type {schema.type}, never {texts[0]!r}"
+            yield f"{schema.events} have the type {schema.type}, never {texts[0]!r}"
     kind = schema.fields.get(path.removeprefix("data.")) if path.startswith("data.") else None
-    if kind is None:
+    if kind not in _TYPE_NAMES:
         return
     given = tests if isinstance(tests, dict) else {"in": tests} if isinstance(tests, list) else {"eq": tests}
     for operator, value in given.items():
         if operator in GROUPS:
             continue
         if not _fits(operator, value, kind):
-            yield f"is {_TYPE_NAMES[kind]} in events of {schema.about}, so that `{operator}` {value!r} never holds"
+            yield f"is {_TYPE_NAMES[kind]} in {schema.events}, so that `{operator}` {value!r} never holds"
 
 
 def _other_values(path: str, tests: Any, schema: Schema) -> Iterator[tuple[str, str]]:
@@ -181,12 +203,12 @@ def _other_values(path: str, tests: Any, schema: Schema) -> Iterator[tuple[str, 
     if not path.startswith("data.") or field not in schema.fields:
         return
     if isinstance(tests, dict) and (tests.get("exists") is False or tests.get("not") == {"exists": True}):
-        yield f"all events of {schema.about} have it, so that this never holds", ""
+        yield f"all {schema.events} have it, so that this never holds", ""
     texts = _texts(tests)
     known = schema.values.get(field)
     if known is not None and texts and not set(texts) & set(known):
         near = nearest(texts[0], known)
-        yield f"is {' or '.join(known)} in events of {schema.about}, never {texts[0]!r}", near
+        yield f"is {' or '.join(known)} in {schema.events}, never {texts[0]!r}", near
     if field in schema.names and _has_slash(texts, tests if isinstance(tests, dict) else {}):
         yield "is a name without a folder: with a slash it never holds", "data.path and data.relative have folders"
 

@@ -15,6 +15,7 @@ from oncue.protocol.records import EVENT_BYTES, Event
 from oncue.rules.explain import explain
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.parsing.condition_parser import TRIGGER
+from oncue.rules.parsing.outcome_pattern import as_outcome, is_done
 from oncue.rules.parsing.rule_file import Rule, RuleSet, RuleTest
 from oncue.rules.testing.simulation import run_over_time
 
@@ -41,7 +42,8 @@ def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> 
     """Return the event of a test or of a command line.
 
     It is given as the name of a JSON file, or as a mapping. Missing required attributes get
-    defaults; the trigger is that of `on` if it names one. Raises Invalid.
+    defaults; the trigger is that of `on` if it names one, and so are rule and state of an outcome.
+    Raises Invalid.
     """
     if isinstance(given, str):
         path = folder / given
@@ -60,6 +62,8 @@ def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> 
     filled = {"specversion": "1.0", "id": "test", "source": "test", "type": "test"} | content
     if isinstance(on, str):
         filled.setdefault(TRIGGER, on)
+    elif is_done(on):
+        filled = as_outcome(on, content)
     try:
         return cloudevents.from_json(msgspec.json.encode(filled))
     except (TypeError, ValueError) as e:

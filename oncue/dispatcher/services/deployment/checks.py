@@ -141,7 +141,7 @@ async def warnings_of(
     """Return the warnings of each file: what is valid, and probably a mistake."""
     triggers = {t.name: t.options for s in (*others, *files) for t in s.triggers}
     types = await context.view.event_types(TYPES)
-    return await asyncio.to_thread(lambda: [implausible(rules, triggers, types) for rules in files])
+    return await asyncio.to_thread(lambda: [implausible(rules, triggers, types, (*others, *files)) for rules in files])
 
 
 def _check_runs(rules: RuleSet, wrong: Mapping[tuple[str, str], OncueError], parameters: Known) -> None:

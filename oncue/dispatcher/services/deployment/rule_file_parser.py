@@ -15,6 +15,7 @@ import msgspec
 from oncue.errors import OncueError
 from oncue.protocol import api as r
 from oncue.protocol.records import Deployment
+from oncue.rules.parsing.circles import check_circles
 from oncue.rules.parsing.names import OnNames
 from oncue.rules.parsing.rule_file import RuleSet, check_unique, parse, parse_together
 from oncue.strict_yaml.disposal import dispose
@@ -54,7 +55,7 @@ class RuleFileParser:
         rules of the same owner (`own`). Raises RuleFileError for faults and for names in use.
         `any_name`: triggers and rules need not be known.
         """
-        others = list(others)
+        others, own = list(others), list(own)
         wanted = [(f.text, f.path or f.label) for f in files]
         rules = frozenset(rule.name for s in own for rule in s.rules)
         names = OnNames(frozenset(t.name for s in others for t in s.triggers), rules)
@@ -66,6 +67,7 @@ class RuleFileParser:
             self._names_of_drafts = names
         found = [self._drafts[file] for file in wanted]
         await asyncio.to_thread(check_unique, [*others, *found])
+        await asyncio.to_thread(check_circles, found, own)
         return found
 
     async def _forget(self) -> None:
