@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tasks": ("tasks", "tasks", "List, inspect, cancel and retry tasks."),
     "logs": ("tasks", "logs", "Print the output of a task."),
     "events": ("events", "events", "List, inspect and send events."),
+    "trace": ("trace", "trace", "Show all that followed from an event."),
     "functions": ("functions", "functions", "List, inspect and register functions."),
     "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),
     "triggers": ("triggers", "triggers", "List and explain triggers, the sources of events."),

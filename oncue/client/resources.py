@@ -325,6 +325,14 @@ class Events(Resource):
     def get(self, offset: int) -> r.EventInfo:
         return self._get(r.EventInfo, f"/v1/events/{offset}")
 
+    def trace(self, offset: int | None = None, *, task: str = "") -> r.Trace:
+        """Return what the event at an offset has caused, or the event of a task's chain.
+
+        Raises NotFound.
+        """
+        given = {"task": task} if task else {"offset": offset}
+        return self._get(r.Trace, "/v1/trace", **given)
+
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:
         """Emit an event (CloudEvents JSON with an id).
 

@@ -52,6 +52,7 @@ from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.status import StatusService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
+from oncue.dispatcher.services.traces import TraceService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.dispatcher.services.view_snapshot import ViewSnapshotService
 from oncue.dispatcher.start_progress import StartProgress
@@ -238,6 +239,7 @@ class Server:
             DeadLetterService(context),
             self.tokens,
             StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage, budgets),
+            TraceService(context),
             context.wait_for,
             self.sync_registry,
         )

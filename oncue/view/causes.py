@@ -30,20 +30,23 @@ class Cause(NamedTuple):
     event: Event | None = None  # None: there is none, or it is not kept any more
     depth: int = 0  # tasks before this one
     size_bytes: int = 0  # of the event as it is stored
+    first: bytes = b""  # id of the chain's first task
 
 
 def causes(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, Cause]:
     """Return the causes of these tasks."""
     ends = _follow(db, ids)
-    stored = events(db, {key for key, _ in ends.values() if key is not None})
-    none: tuple[Event | None, int] = (None, 0)
-    found = {i: (key, depth, stored.get(key, none) if key else none) for i, (key, depth) in ends.items()}
-    return {i: Cause(key, event, depth, size) for i, (key, depth, (event, size)) in found.items()}
+    stored = events(db, {key for key, _, _ in ends.values() if key is not None})
+    found: dict[bytes, Cause] = {}
+    for task, (key, depth, first) in ends.items():
+        event, size = stored.get(key, (None, 0)) if key is not None else (None, 0)
+        found[task] = Cause(key, event, depth, size, first)
+    return found
 
 
-def _follow(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[Key | None, int]]:
-    """Return the first event of each task's chain, and how many tasks lie between."""
-    ends: dict[bytes, tuple[Key | None, int]] = dict.fromkeys(ids, (None, 0))
+def _follow(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[Key | None, int, bytes]]:
+    """Return the first event of each chain, the tasks between, and the first task."""
+    ends: dict[bytes, tuple[Key | None, int, bytes]] = {}
     at = {i: i for i in ids}  # where each chain is followed
     for depth in range(LONGEST):
         found = {task: (source or "", event) for task, source, event in fetch(db, _EVENTS, list(set(at.values())))}
@@ -51,7 +54,7 @@ def _follow(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[K
         for start, task in at.items():
             key = found.get(task)
             before = _task_of(key)
-            ends[start] = (key if before is None else None, depth)
+            ends[start] = (key if before is None else None, depth, task)
             if before is not None:
                 following[start] = before
         if not following:

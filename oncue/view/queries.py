@@ -14,14 +14,16 @@ from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch, fetch_each
-from oncue.view.causes import Cause, causes
+from oncue.view.causes import Cause, Key, causes
 from oncue.view.interning import CallCache
 from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import ClosedTask
+from oncue.view.traces import TracedTask, following
 
 #: seq, call, accepted_us, attempt, due_us, task
 OpenRow = tuple[int, Call, int, int, int, TaskRecord]
 
+FAILURES = 100  # of a trace, whose reasons are read
 NEWEST = 10_000  # tasks whose times are read for newest_us
 DAY_US = 86_400 * 1_000_000
 _OPEN_COLUMNS = "seq, call, accepted_us, attempt, due_us, id, args, event_source, event_id, retry_of, mark_us"
@@ -99,6 +101,14 @@ class TaskQueries:
     def with_causes(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[TaskState, Cause]]:
         states, found = self.tasks(db, ids), causes(db, ids)
         return {task_id: (state, found[task_id]) for task_id, state in states.items()}
+
+    def trace(self, db: sqlite3.Connection, key: Key, task: bytes, most: int) -> list[TracedTask]:
+        found = following(db, [key], most, lambda n: self.calls.get(db, n))
+        first = self.tasks(db, [task], True) if task else {}
+        found = [TracedTask(state, b"") for state in first.values()] + found
+        failed = [t.state.id for t in found if t.state.state > State.SUCCEEDED]
+        whole = self.tasks(db, failed[:FAILURES])  # with the reasons
+        return [TracedTask(whole.get(t.state.id, t.state), t.after) for t in found]
 
     def states(self, db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, tuple[State, str]]:
         return {task_id: (State(state), endpoint) for task_id, state, endpoint in fetch(db, STATES, ids)}

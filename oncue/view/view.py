@@ -32,7 +32,7 @@ from oncue.view import (
     snapshots,
     use_rows,
 )
-from oncue.view.causes import Cause
+from oncue.view.causes import Cause, Key
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
@@ -41,6 +41,7 @@ from oncue.view.queries import OpenRow, TaskQueries, TaskRun
 from oncue.view.readers import ReaderPool
 from oncue.view.schema import open_writer
 from oncue.view.tasks import ClosedTask
+from oncue.view.traces import TracedTask
 from oncue.view.writer import ViewWriter
 
 
@@ -63,8 +64,7 @@ class View:
     def open(cls, path: Path) -> View:
         """Open the view; create the file and its folder if missing. Raises ViewError.
 
-        A file that is damaged or has another schema is moved aside (`.aside`). Then `positions` is
-        empty: read the log from its beginning.
+        A file that is damaged or of another schema is moved aside: `positions` is empty then.
         """
         return cls(path)
 
@@ -266,6 +266,10 @@ class View:
         """
         return await self._readers.run(queries.oldest_open_seq, endpoint)
 
+    async def trace(self, key: Key, task: bytes, most: int) -> list[TracedTask]:
+        """Return this task, if it is known, and the `most` nearest that an event caused."""
+        return await self._readers.run(self._queries.trace, key, task, most)
+
     async def fired(self, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         """Return (call, task id) of the tasks that an event caused."""
         return await self._readers.run(self._queries.fired, source, event_id)
@@ -294,10 +298,7 @@ class View:
         return await self._readers.run(lookups.function_count, owner)
 
     async def function(self, name: str, owner: str = "", of_others: bool = False) -> FunctionRecord | None:
-        """Find a function by content hash, name (latest version) or name@version.
-
-        With an owner, only that owner's, unless a hash may be `of_others`.
-        """
+        """Find a function; see lookups."""
         return await self._readers.run(lookups.function, name, owner, of_others)
 
     async def function_versions(self, name: str, owner: str) -> list[FunctionRecord]:

@@ -95,6 +95,41 @@ def test_each_outcome_starts_the_rules_that_follow_it(shared: System) -> None:
     assert not letters_of(shared, "begin", "follow", "complain", "last")
 
 
+def test_a_trace_shows_all_that_followed(shared: System) -> None:
+    deploy(shared, CHAIN)
+    send(shared, 204, 205)
+    shared.await_true(lambda: len(shared.tasks(rule="last", state="closed")), "the chain has ended")
+    last = shared.await_true(
+        lambda: [t for t in shared.tasks(rule="last", state="closed") if "205" in str(t["value"])], "that of 205"
+    )[0]
+    found = shared.json("trace", last["id"])
+
+    assert found["event"]["data"] == {"n": 205}
+    assert [(t["rule"], t["state"]) for t in found["tasks"]] == [
+        (rule, "succeeded") for rule in ("begin", "follow", "last")
+    ]
+    assert [t["after"] for t in found["tasks"]] == ["", found["tasks"][0]["id"], found["tasks"][1]["id"]]
+    offset = next(e["offset"] for e in shared.json("events", "list") if e["event"]["data"] == {"n": 204})
+    failed = shared.await_true(
+        lambda: [t for t in shared.json("trace", str(offset))["tasks"] if t["rule"] == "complain"], "it complains"
+    )
+    assert len(failed) == 1
+    said = shared.oncue("trace", str(offset)).stdout
+    assert "org.example.door" in said
+    assert "ValueError: bad 204" in said
+    assert "└─ complain" in said
+    by_id = shared.json("trace", found["event"]["id"])
+    assert by_id["tasks"] == found["tasks"]
+
+
+def test_a_call_by_program_has_a_trace(shared: System) -> None:
+    shared.write("chain.py", FUNCTIONS)
+    task = shared.json("invoke", "chain.py:again", "--arg", "n:=1", "--no-wait")["id"]
+    found = shared.json("trace", task)
+    assert (found["event"], found["source"], [t["id"] for t in found["tasks"]]) == (None, "", [task])
+    shared.oncue("trace", "f" * 32, code=4)
+
+
 def test_a_chain_is_whole_after_kills(stopped: System) -> None:
     stopped.up("--workers", "2")
     deploy(stopped, CHAIN)

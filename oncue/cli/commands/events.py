@@ -96,14 +96,15 @@ def show(event: str, json_: bool) -> None:
       oncue events show 17
     """
     with connected() as client:
-        as_json(client.events.get(int(event)) if _is_offset(event) else _by_id(client, event))
+        as_json(client.events.get(int(event)) if is_offset(event) else event_by_id(client, event))
 
 
-def _is_offset(text: str) -> bool:
+def is_offset(text: str) -> bool:
+    """Return True if the text is an offset, not an id."""
     return text.isascii() and text.isdecimal() and len(text) < 19
 
 
-def _by_id(client: Client, text: str) -> EventInfo:
+def event_by_id(client: Client, text: str) -> EventInfo:
     """Return the event of this id, or whose id begins so.
 
     Raises NotFound; Invalid if it means several.

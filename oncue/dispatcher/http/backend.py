@@ -23,6 +23,7 @@ from oncue.dispatcher.services.rules import RuleService
 from oncue.dispatcher.services.status import StatusService
 from oncue.dispatcher.services.tasks import TaskService
 from oncue.dispatcher.services.tokens import TokenService
+from oncue.dispatcher.services.traces import TraceService
 from oncue.dispatcher.services.triggers import TriggerService
 from oncue.dispatcher.services.view_snapshot import ViewSnapshotService
 
@@ -47,6 +48,7 @@ class Backend:
     dead_letters: DeadLetterService
     tokens: TokenService
     status: StatusService
+    traces: TraceService
     # Wait until the view has reached an `Oncue-Position`, 2 s at most.
     wait_for: Callable[[str], Awaitable[None]]
     # True once all that other servers have registered is in force here.

@@ -53,6 +53,7 @@ from oncue.protocol.api.tasks import (
     TaskSelection,
     TimelineEntry,
 )
+from oncue.protocol.api.traces import Trace, TracedTaskInfo
 from oncue.protocol.api.triggers import (
     Backfilled,
     BackfillRequest,
@@ -117,6 +118,8 @@ __all__ = [
     "TimelineEntry",
     "TokenInfo",
     "TokenRequest",
+    "Trace",
+    "TracedTaskInfo",
     "TriggerDecision",
     "TriggerFile",
     "TriggerInfo",

@@ -14,6 +14,7 @@ from oncue.dispatcher.http.routes import (
     server,
     task_selection,
     tasks,
+    traces,
     view_snapshot,
 )
 from oncue.errors import MethodNotAllowed, NotFound, OncueError
@@ -22,6 +23,7 @@ ROUTES: tuple[Route, ...] = (
     *tasks.ROUTES,
     *task_selection.ROUTES,
     *events.ROUTES,
+    *traces.ROUTES,
     *dead_letters.ROUTES,
     *rules.ROUTES,
     *registry.ROUTES,

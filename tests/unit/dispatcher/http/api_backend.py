@@ -48,6 +48,7 @@ SERVICES = {
         "receive": "_receive",
         "handshake": "_handshake",
     },
+    "traces": {"get": "_trace"},
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -297,6 +298,9 @@ class MemoryBackend:
     async def _explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
+
+    async def _trace(self, caller: Caller, offset: int | None, task: str) -> r.Trace:
+        return r.Trace(source="/s", id=task or str(offset), tasks=[r.TracedTaskInfo(id="0" * 32, rule="r")])
 
     async def _triggers(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:

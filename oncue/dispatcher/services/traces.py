@@ -1,0 +1,86 @@
+"""Traces: from an event over tasks and their outcomes to all that followed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from oncue.dispatcher.auth.identity import Caller
+from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.task_info import task_info
+from oncue.errors import Invalid, NotFound
+from oncue.ids import parse_task_id
+from oncue.protocol import api as r
+from oncue.protocol import cloudevents
+from oncue.protocol.event_types import OUTCOME_SOURCE
+from oncue.protocol.records import Event
+from oncue.protocol.topics import EVENTS
+from oncue.view.causes import Key
+from oncue.view.traces import TracedTask
+
+MOST = 1_000  # tasks of one trace
+
+
+class TraceService:
+    """Traces of events and tasks."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def get(self, caller: Caller, offset: int | None, task: str) -> r.Trace:
+        """Return the trace of an event, or of the one with which a task's chain began.
+
+        Raises Invalid, NotFound.
+        """
+        if (offset is None) == (not task):
+            raise Invalid("a trace is of an event or of a task", remedy="give `offset` or `task`, not both")
+        if offset is not None:
+            event = await self._event(offset)
+            return await self._trace(caller, (event.source, event.id), event, b"")
+        task_id = parse_task_id(task)
+        found = (await self._context.view.with_causes([task_id])).get(task_id)
+        if found is None or found[0].call is None or not caller.sees(found[0].call.owner):
+            raise NotFound(f"there is no task {task}", remedy="oncue tasks list")
+        cause = found[1]
+        first = b"" if cause.key is not None else cause.first
+        return await self._trace(caller, cause.key or (OUTCOME_SOURCE, first.hex()), cause.event, first)
+
+    async def _event(self, offset: int) -> Event:
+        found = await self._context.view.event(offset)
+        if found is None:
+            await self._context.barrier((EVENTS,))
+            found = await self._context.view.event(offset)
+        if found is None:
+            raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
+        return found.event
+
+    async def _trace(self, caller: Caller, key: Key, event: Event | None, first: bytes) -> r.Trace:
+        found = await self._context.view.trace(key, first, MOST + 1)
+        return r.Trace(
+            event=_json(event) if event is not None else None,
+            source="" if first else key[0],
+            id="" if first else key[1],
+            tasks=[self._info(t) for t in found[:MOST] if t.state.call is not None and caller.sees(t.state.call.owner)],
+            more=len(found) > MOST,
+        )
+
+    def _info(self, traced: TracedTask) -> r.TracedTaskInfo:
+        info = task_info(traced.state, self._context.registry.endpoint_name)
+        return r.TracedTaskInfo(
+            id=info.id,
+            after=traced.after.hex(),
+            state=info.state,
+            rule=info.rule,
+            name=info.name,
+            endpoint=info.endpoint,
+            owner=info.owner,
+            attempt=info.attempt,
+            accepted_us=info.accepted_us,
+            started_us=info.started_us,
+            ended_us=info.ended_us,
+            why=info.why,
+        )
+
+
+def _json(event: Event) -> dict[str, Any]:
+    return dict(json.loads(cloudevents.to_json(event)))
