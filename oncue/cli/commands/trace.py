@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -14,6 +15,8 @@ from oncue.cli.tasks.ids import whole_id
 from oncue.client import Client
 from oncue.errors import NotFound
 from oncue.protocol.api import Trace, TracedTaskInfo
+
+_OF_TASK = re.compile(r"[0-9a-f.-]{4,40}", re.IGNORECASE)  # an id, or how it begins
 
 
 @click.command()
@@ -44,10 +47,18 @@ def trace(event_or_task: str, json_: bool) -> None:
 def _trace_of(client: Client, text: str) -> Trace:
     if is_offset(text):
         return client.events.trace(offset=int(text))
-    try:
-        return client.events.trace(task=whole_id(client, text))
-    except NotFound:
-        return client.events.trace(offset=event_by_id(client, text).offset)
+    if _OF_TASK.fullmatch(text):
+        try:
+            return client.events.trace(task=whole_id(client, text))
+        except NotFound as e:
+            if len(text) == 32:
+                raise
+            unknown = e
+        try:
+            return client.events.trace(offset=event_by_id(client, text).offset)
+        except NotFound:
+            raise unknown from None
+    return client.events.trace(offset=event_by_id(client, text).offset)
 
 
 def _show_event(found: Trace) -> int:
