@@ -30,10 +30,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def run(rig: Rig, packed: Packed, *chunk: dict[str, Any]) -> list[Ended]:
     """Run calls as one chunk, in one worker."""
     tasks = [TaskRecord(new_uuid7(), pack_args((), values)) for values in chunk]
-    for task in tasks:
-        rig.packed[task.id] = (packed, 0)
-    rig.until(rig.pool.room)
-    rig.pool.run(packed.id, packed.body, 0, 1, tasks)
+    rig.submit(packed, tasks)
     ends = [rig.end_of(task) for task in tasks]
     assert [e.status for e in ends] == [OK] * len(ends), [why(e) for e in ends]
     return ends
