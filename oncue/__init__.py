@@ -43,6 +43,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "function",
+    "mpi",
     "shell",
 ]
 
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         UntrustedResult,
     )
     from oncue.functions.options import function
+    from oncue.functions.shell.mpi import mpi
     from oncue.functions.shell.pack import shell
     from oncue.pickles import ObjectRef
 
@@ -85,6 +87,7 @@ _HOMES = {
     "ShellResult": "client.files",
     "TaskFuture": "client.executor",
     "function": "functions.options",
+    "mpi": "functions.shell.mpi",
     "shell": "functions.shell.pack",
 } | dict.fromkeys(("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed"), "client")
 

@@ -80,6 +80,10 @@ class AsyncClient:
         """Run a shell script; see Client.shell."""
         return await asyncio.to_thread(self.client.shell, script, **given)
 
+    async def mpi(self, script: str, /, **given: Any) -> Task[ShellResult]:
+        """Run a script in each rank of an MPI program; see Client.mpi."""
+        return await asyncio.to_thread(self.client.mpi, script, **given)
+
     async def map(self, fn: Any, /, *iterables: Iterable[Any], endpoint: str | None = None) -> TaskList[Any]:
         """Submit a call for each item; see Client.map. The items are read in a thread."""
         return await asyncio.to_thread(self.client.map, fn, *iterables, endpoint=endpoint)

@@ -15,6 +15,7 @@ from oncue.errors import Invalid
 
 if TYPE_CHECKING:
     from oncue.client.executor import OncueExecutor
+    from oncue.functions.body import Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -149,9 +150,45 @@ class BoundClient:
         those of oncue.shell, which also takes values with their names. Raises Invalid, also for a
         value that the script does not use, and what submit() raises.
         """
-        from oncue.functions.shell.pack import shell, used_names  # imports much that an emit does not need
+        from oncue.functions.shell.pack import shell  # imports much that an emit does not need
 
         packed = shell(script, env=env, cwd=cwd, interpreter=interpreter, sandbox=sandbox, outputs=outputs, name=name)
+        return self._submit_script(packed, values, endpoint)
+
+    def mpi(
+        self,
+        script: str,
+        /,
+        *,
+        nodes: int = 0,
+        ranks: int = 0,
+        endpoint: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        interpreter: str = "",
+        sandbox: bool | str = False,
+        outputs: Sequence[str] = (),
+        name: str = "",
+        **values: Any,
+    ) -> Task[ShellResult]:
+        """Run a script in each rank of an MPI program on the endpoint.
+
+            client.mpi("./solver ${input}", nodes=2, ranks=64, input="/data/a.h5")
+
+        The endpoint's launcher starts it, on `nodes` whole nodes of one block if that is more than
+        1. In all else it is as `shell`. Raises Invalid, and what submit() raises.
+        """
+        from oncue.functions.shell.mpi import mpi
+
+        packed = mpi(
+            script, nodes=nodes, ranks=ranks, env=env, cwd=cwd, interpreter=interpreter, sandbox=sandbox,
+            outputs=outputs, name=name,
+        )  # fmt: skip
+        return self._submit_script(packed, values, endpoint)
+
+    def _submit_script(self, packed: Packed, values: dict[str, Any], endpoint: str | None) -> Task[ShellResult]:
+        from oncue.functions.shell.pack import used_names
+
         if unused := sorted(set(values) - used_names(packed, values)):
             raise Invalid(
                 f"the script does not use {unused[0]!r}", remedy=f"write ${{{unused[0]}}} in it, or leave the value out"

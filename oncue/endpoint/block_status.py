@@ -10,7 +10,7 @@ from typing import Any
 from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words, ended_well
 from oncue.endpoint.blocks import WAITING, BlockTable
 from oncue.endpoint.breaker import is_open
-from oncue.endpoint.nodes.pool_set import NodeInfo
+from oncue.endpoint.nodes.node_info import NodeInfo
 from oncue.endpoint.scaling import spent_node_s
 from oncue.protocol.reports import MOST_BLOCKS, BlockReport
 

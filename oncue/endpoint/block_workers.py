@@ -107,6 +107,8 @@ class BlockWorkers:
         pools.need_us, pools.size_of = self._walltimes.need_us, sizes.of
         pools.block_misfit = lambda needed: self._walltimes.misfit(needed) or sizes.misfit(needed)
         agent.admission, agent.shares.share_of = self._admits, sizes.share
+        agent.alone = lambda call: bool(sizes.of(call.function, call.run)[0])
+        self._unclaimed_gangs = self._find_unclaimed_gangs()
         for block in self.table.blocks.values():
             if block.id in self.table.live:
                 self._allow(block)
@@ -163,14 +165,15 @@ class BlockWorkers:
             self._tick(at)
 
     def _tick(self, at: int) -> None:
-        agent, busy = self._agent, Counter[str]()
+        agent, busy, gangs = self._agent, Counter[str](), Counter[str]()
         self.pool.set_ends(self.table.ends_us())
         if not (agent.session.welcomed or self._finishing):
             # The blocks may be another agent's. Without ticks, effects reach our own nodes only.
             return self._act()
         for node in self.pool.nodes():
             busy[node.block] += max(node.held, node.taken)
-        self.table.tick(at, self._demand(), busy, Counter[str]())
+            gangs[node.block] += node.in_gang
+        self.table.tick(at, self._demand(), busy, gangs)
         self._act()
         if not self.table.live and not agent.nodes.complete:
             agent.lose_unclaimed("no block that could run it is left")
@@ -179,20 +182,33 @@ class BlockWorkers:
         """Return the room and the nodes that tasks take, and those that they wait for."""
         agent, nodes = self._agent, self.pool.nodes()
         self._walltimes.renew()
-        self._sizes.renew()
         at_workers = sum(min(node.held, node.workers) for node in nodes)
         running = sum(min(max(node.held, node.taken), node.workers) for node in nodes)
         if agent.draining:
             return Demand(0, running)
-        beyond, gangs = self._sizes.demand(agent.queue.waiting_by_call)
+        calls = agent.queue.waiting_by_call
+        self.pool.want_gangs([key for key in calls if self._sizes.of(*key)[0]])
+        beyond, gangs = self._sizes.demand(calls)
         waiting = max(0, len(agent.queue.held) - at_workers + beyond)
         needs = [self._walltimes.need_us(call.function, call.run) for call in agent.queue.next_calls()]
         return Demand(waiting, running, gangs, max(needs, default=0) / 1e6)
 
     def _admits(self, call: Call) -> bool:
-        """Return True if a node remains for as long as a task of this call needs."""
-        need = self._walltimes.need_us(call.function, call.run)
-        return not need or self.pool.fits(need)
+        """Return True if a task of this call has room now, for as long as it needs."""
+        if self._unclaimed_gangs:  # which nodes those have is not known yet
+            self._unclaimed_gangs.intersection_update(i for i, _ in self._agent.unclaimed())
+            if self._unclaimed_gangs:
+                return False
+        return self.pool.may_start(call.function, call.run)
+
+    def _find_unclaimed_gangs(self) -> set[bytes]:
+        """Return the tasks over several nodes that run since before the agent's restart."""
+        found = set[bytes]()
+        for task_id, call in self._agent.unclaimed():
+            self._agent.functions.get(call.function)  # reads from the disk what it states
+            if self._sizes.of(call.function, call.run)[0]:
+                found.add(task_id)
+        return found
 
     def _act(self) -> None:
         for effect in self.table.take_effects(durable=self._journal.write()):
@@ -365,7 +381,7 @@ def open_blocks(
     limits, kind = scaling_limits(options), kind_of(options.provider)
     provider = job_provider(options.provider, folder)
     pools, launch = open_nodes(folder, agent, options.network)
-    arguments = node_arguments(settings, options.workers)
+    arguments = (*node_arguments(settings, options.workers), f"--mpi={options.mpi_launcher}")
     launch = msgspec.structs.replace(launch, python=python_on_nodes(options), arguments=arguments)
     environment = {name: str(value) for name, value in options.environment.items()}
     if stated := stated_resources(options).cores:

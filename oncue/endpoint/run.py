@@ -48,6 +48,7 @@ from oncue.endpoint.pool.orphans import Orphans
 from oncue.endpoint.providers.base import BlockRequest, ProviderContext
 from oncue.endpoint.providers.catalog import LOCAL, PROVIDERS
 from oncue.endpoint.settings import EndpointSettings
+from oncue.endpoint.worker.mpi_run import LAUNCHER
 from oncue.errors import OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.garbage_collection import collect_seldom, keep_what_is_here
@@ -274,7 +275,7 @@ def _provider_context(
         settings.limits(),
         orphans,
         settings.server_blobs_here(),
-        options.variables(),
+        options.variables() | {LAUNCHER: options.mpi_launcher},
         pinning(options.workers),
     )
 

@@ -37,27 +37,25 @@ class TaskSizes:
         self._stated = NodeCapacity(
             limits.workers, stated.cores or UNKNOWN, stated.memory_bytes or UNKNOWN, stated.gpus or UNKNOWN
         )
-        self._sizes: dict[tuple[str, Resources | None], tuple[int, int]] = {}
+        self._sizes: dict[Resources, tuple[int, int]] = {}
 
     def of(self, function: str, options: RunOptions | None) -> tuple[int, int]:
         """Return (whole nodes, or 0; workers' room on a node) that a task takes."""
-        key = (function, None if options is None else options.resources)
-        found = self._sizes.get(key)
+        stated = self._options_of(function)  # None also until the function is here
+        if stated is None and options is None:
+            return 0, 1
+        resources = merged(options, stated).resources
+        found = self._sizes.get(resources)
         if found is None:
             if len(self._sizes) >= REMEMBERED:
                 self._sizes.clear()
-            resources = merged(options, self._options_of(function)).resources
             whole = resources.nodes if resources.nodes > 1 else 0
-            found = self._sizes[key] = (whole, self._limits.workers if whole else self._node.width(resources))
+            found = self._sizes[resources] = (whole, self._limits.workers if whole else self._node.width(resources))
         return found
 
     def share(self, needed: Resources) -> float:
         """Return the part of a node, or the whole nodes, that a task takes while it runs."""
         return float(needed.nodes) if needed.nodes > 1 else self._node.share(needed)
-
-    def renew(self) -> None:
-        """Forget sizes: a function that has come states its own."""
-        self._sizes.clear()
 
     def demand(self, calls: Calls) -> tuple[int, tuple[int, ...]]:
         """Return (workers' room beyond one a task, nodes of each gang) of waiting tasks.

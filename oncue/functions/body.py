@@ -41,6 +41,12 @@ class FunctionBody(Stored, frozen=True):
     compiled: dict[str, str] = msgspec.field(default_factory=dict)
     run: RunOptions | None = None
     shell: ShellSpec | None = None  # a script, instead of the pickle
+    mpi: ShellSpec | None = None  # a script that runs in each of the task's ranks
+
+    @property
+    def script(self) -> ShellSpec | None:
+        """The script, if this is no Python function."""
+        return self.shell or self.mpi
 
 
 class FunctionProperties(NamedTuple):

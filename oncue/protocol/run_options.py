@@ -50,6 +50,8 @@ class RunOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
     outputs: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_PATTERNS)] = ()
     #: Of a call: tasks with the same key prefer the worker, or the node, that had it. "": none.
     affinity: Annotated[str, msgspec.Meta(max_length=KEY_CHARS)] = ""
+    #: Nodes that the agent has reserved for the task; it runs on the first. Users state none.
+    hosts: tuple[str, ...] = ()
 
     def over(self, other: RunOptions) -> RunOptions:
         """Return these options, and the other's where these are not stated."""
@@ -58,6 +60,7 @@ class RunOptions(msgspec.Struct, frozen=True, array_like=True, gc=False):
             self.sandbox or other.sandbox,
             self.outputs or other.outputs,
             self.affinity or other.affinity,
+            self.hosts or other.hosts,
         )
 
 

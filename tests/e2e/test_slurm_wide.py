@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from oncue.errors import OncueError
+from oncue.errors import OncueError, ShellFailed
 from tests.e2e.running import system_in
 from tests.e2e.test_slurm_endpoint import SLOW_S, YAML, SlurmEndpoint
 from tests.slurm.cluster import Cluster
 
+PAIR = YAML.replace("max: 2, nodes: 1", "max: 1, nodes: 2").replace("idle: 2s", "idle: 30s")
 FOUR = YAML.replace("cores_per_node: 2", "cores_per_node: 4").replace("per_node: 2}", "per_node: 4}")
 
 
@@ -20,6 +21,17 @@ def nap(seconds: float, note: str) -> None:
     with open(note, "a") as file:
         file.write("ran\n")
     time.sleep(seconds)
+
+
+def where(note: str, seconds: float = 0.0) -> dict[str, str]:
+    """Write down when it begins and ends; return what it is told of its nodes."""
+    import os
+
+    with open(note, "a") as file:
+        file.write("ran\n")
+    time.sleep(seconds)
+    told = {name: os.environ[name] for name in ("ONCUE_NODES", "ONCUE_RANKS", "ONCUE_HOSTS", "ONCUE_HOSTFILE")}
+    return told | {"hostfile": Path(told["ONCUE_HOSTFILE"]).read_text()}
 
 
 @pytest.fixture
@@ -60,3 +72,41 @@ def test_what_no_block_can_hold_is_refused_at_once_with_the_reason(endpoint: Slu
                 client.with_options(endpoint="hpc", resources=resources).submit(nap, 0.0, note).result(SLOW_S)
     assert not endpoint.jobs()
     assert not Path(note).exists()
+
+
+def test_a_task_gets_two_whole_nodes_of_one_block_although_small_tasks_keep_coming(endpoint: SlurmEndpoint) -> None:
+    (endpoint.folder / "endpoint.yaml").write_text(PAIR)
+    endpoint.start()
+    note, small = str(endpoint.folder / "note"), str(endpoint.folder / "small")
+    with endpoint.system.client() as client:
+        naps = [client.submit(nap, 0.5, small, endpoint="hpc") for _ in range(60)]
+        endpoint.system.await_true(Path(small).exists, "small tasks run", SLOW_S)
+        pair = client.with_options(endpoint="hpc", resources={"nodes": 2, "ranks": 4})
+
+        told = pair.submit(where, note).result(SLOW_S)
+
+        assert not all(t.done() for t in naps), "it did not wait for all of them"
+        assert {t.result(SLOW_S) for t in naps} == {None}
+    assert len(endpoint.jobs()) == 1
+    assert (told["ONCUE_NODES"], told["ONCUE_RANKS"]) == ("2", "4")
+    assert sorted(told["ONCUE_HOSTS"].split(",")) == endpoint.slurm.nodes
+    assert sorted(told["hostfile"].split()) == endpoint.slurm.nodes
+
+
+def test_ranks_of_an_mpi_function_run_on_the_reserved_nodes(endpoint: SlurmEndpoint) -> None:
+    (endpoint.folder / "endpoint.yaml").write_text(PAIR)
+    endpoint.start()
+    script = 'echo "$ONCUE_RANK of $ONCUE_RANKS, $SLURM_PROCID on $SLURMD_NODENAME in $PWD: "${word}'
+    with endpoint.system.client() as client:
+        result = client.mpi(script, nodes=2, ranks=4, endpoint="hpc", word="a b; exit 1", sandbox=True).result(SLOW_S)
+        lines = sorted(result.stdout.splitlines())
+
+        assert [line.split()[:4] for line in lines] == [[str(n), "of", "4,", str(n)] for n in range(4)]
+        assert sorted(line.split()[5] for line in lines) == ["n1", "n1", "n2", "n2"]
+        assert all(line.endswith(": a b; exit 1") for line in lines)
+        assert len({line.split()[7] for line in lines}) == 1, "one folder, which both nodes see"
+        with pytest.raises(ShellFailed) as failed:
+            client.mpi("exit 3", nodes=2, endpoint="hpc").result(SLOW_S)
+        assert failed.value.returncode == 3
+        one = client.mpi('echo "$SLURM_NNODES $SLURM_NTASKS"', ranks=2, endpoint="hpc").result(SLOW_S)
+        assert one.stdout.split("\n")[:2] == ["1 2", "1 2"]

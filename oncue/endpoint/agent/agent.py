@@ -23,13 +23,14 @@ from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.node_shares import NodeShares
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
+from oncue.endpoint.agent.unclaimed_tasks import CLAIM_US
 from oncue.endpoint.block_records import BlocksUsage
 from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.pool.base import WorkerStates
 from oncue.errors import Refused, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
-from oncue.protocol.records import VERSION, TaskRecord
+from oncue.protocol.records import VERSION, Call, TaskRecord
 from oncue.protocol.reports import Output, Report, Started, Usage
 
 REWRITE_AGAIN_US = 1_000_000  # after a rewrite of the journal that failed
@@ -246,6 +247,23 @@ class Agent(HeldTasks):
         self._arguments.drop(self.now_us, self.outbox.uploads)
         out, self._out = self._out, []
         return out
+
+    def unclaimed(self) -> list[tuple[bytes, Call]]:
+        """Return the tasks that no node has claimed, with their calls."""
+        return self._unclaimed.calls()
+
+    def _settle_unclaimed(self) -> None:
+        """Decide on started tasks that no node has claimed, once that can be done."""
+        if self._unclaimed:
+            if self.now_us > self._unclaimed.until_us:
+                self.lose_unclaimed(f"no node that runs it came back in {CLAIM_US / 1e6:g} s")
+            elif self.nodes.awaited or not self.nodes.complete:
+                return
+            elif self.nodes.missed:
+                self.lose_unclaimed("a node that may have run it was gone")
+            else:  # they did not reach a node
+                self.requeue([t for _, tasks in self._unclaimed.drain() for t in tasks])
+        self.nodes.settle()
 
     def _send_results(self) -> None:
         for entry in self.outbox.unsent():

@@ -30,7 +30,7 @@ from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import REF, ref_of
 from oncue.protocol.records import CANCELLED, ERROR, EXPIRED, LOST, REFUSED, Call, Ended, Failure, TaskRecord
-from oncue.protocol.run_options import NO_OPTIONS, Resources, affinity_of, merged
+from oncue.protocol.run_options import NO_OPTIONS, RunOptions, affinity_of, merged
 
 TOLERANCE_US = 500_000  # of expiries; a late message of the server lets tasks expire later, never earlier
 EXPIRY_STEP_US = 1_000_000  # between two scans of the waiting tasks
@@ -63,8 +63,8 @@ class HeldTasks:
         self._cancelling: set[bytes] = set()  # tasks at workers that are to be cancelled
         self._recalled: set[bytes] = set()  # tasks at workers that are to be given back
         self._given_back: set[bytes] = set()  # tasks whose results may say so
-        #: Why tasks with these resources can never run here; "" if they may. Set by the loop.
-        self.misfit: Callable[[Resources], str] = lambda resources: ""
+        #: Why tasks with these options can never run here; "" if they may. Set by the loop.
+        self.misfit: Callable[[RunOptions], str] = lambda options: ""
         #: Workers that had an affinity key, with their room. Set by the loop.
         self.rooms_of: Callable[[str], Rooms] = lambda key: ()
         self.running = 0
@@ -75,6 +75,8 @@ class HeldTasks:
         self.other_records: Callable[[], list[bytes]] = list  # of blocks, for a rewrite of the journal
         #: Returns True if tasks of a call may start now: a worker remains for long enough.
         self.admission: Callable[[Call], bool] | None = None
+        #: Returns True if each task of a call is a chunk of its own.
+        self.alone: Callable[[Call], bool] | None = None
         self._recover()
 
     def _log(self, text: str) -> None:
@@ -145,7 +147,7 @@ class HeldTasks:
     def _refuse(self, group: AttemptGroup, tasks: list[TaskRecord]) -> bool:
         """End tasks that can never run here. Return True if they are such."""
         options = merged(group.call.run, self.functions.options(group.call.function))
-        if options is NO_OPTIONS or not (why := self.misfit(options.resources)):
+        if options is NO_OPTIONS or not (why := self.misfit(options)):
             return False
         self._end(group, tasks, REFUSED, encode(refused(why)))
         return True
@@ -222,6 +224,8 @@ class HeldTasks:
                 choice = choice or AffinityChoice(self.rooms_of, patience_us(self.prefetch.task_us), self.now_us)
                 index = choice.index(queue.slices(function), self.admission)
             most = max(1, min(chunk_size(function), -(-queue.queued // max(1, room))))
+            if self.alone is not None and self.alone(queue.next_call(function, index)):
+                most = 1
             group, tasks = queue.dequeue(function, most, index)
             if group.call.expires_us and self._server_us() > group.call.expires_us:
                 why = encode(Failure("oncue.TaskExpired", "the task did not start before its expiry"))
@@ -297,6 +301,8 @@ class HeldTasks:
     def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
         """Return those of these (id, attempt) that a node may go on with, after a restart."""
         claimed = self._unclaimed.claim(held)
+        for c in claimed:
+            self.functions.get(c.function)  # reads from the disk what it states
         cancelled = frozenset(t.id for c in claimed for t in c.tasks if t.id in self._cancelling)
         if cancelled:
             self._out.append(CancelRunning(cancelled))
@@ -308,19 +314,6 @@ class HeldTasks:
         for group, tasks in self._unclaimed.drain():
             self.running -= len(tasks)
             self._end(group, tasks, LOST, failure)
-
-    def _settle_unclaimed(self) -> None:
-        """Decide on started tasks that no node has claimed, once that can be done."""
-        if self._unclaimed:
-            if self.now_us > self._unclaimed.until_us:
-                self.lose_unclaimed(f"no node that runs it came back in {CLAIM_US / 1e6:g} s")
-            elif self.nodes.awaited or not self.nodes.complete:
-                return
-            elif self.nodes.missed:
-                self.lose_unclaimed("a node that may have run it was gone")
-            else:  # they did not reach a node
-                self.requeue([t for _, tasks in self._unclaimed.drain() for t in tasks])
-        self.nodes.settle()
 
     # ------------------------------------------------------------ cancel and ends without a worker
 

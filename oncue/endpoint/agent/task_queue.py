@@ -109,9 +109,9 @@ class TaskQueue:
         """Number of functions that have queued tasks."""
         return len(self._queues)
 
-    def next_call(self, function: str) -> Call:
-        """Return the call whose tasks are dequeued next."""
-        return self._queues[function][0].group.call
+    def next_call(self, function: str, index: int = 0) -> Call:
+        """Return the call whose tasks are dequeued next, or those of another slice."""
+        return self._queues[function][index].group.call
 
     def next_calls(self) -> list[Call]:
         """Return the next call of each function."""

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 from oncue.endpoint.agent.task_queue import AttemptGroup
-from oncue.protocol.records import TaskRecord
+from oncue.protocol.records import Call, TaskRecord
+from oncue.protocol.run_options import RunOptions
 
 CLAIM_US = 60_000_000  # a node notices the restart after 8 s, and dials again at least every 10 s
 
@@ -22,6 +23,7 @@ class ClaimedTasks(msgspec.Struct, frozen=True):
     function: str
     attempt: int
     tasks: list[TaskRecord]
+    options: RunOptions | None = None  # of the call
 
 
 class UnclaimedTasks:
@@ -42,15 +44,20 @@ class UnclaimedTasks:
 
     def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
         """Remove and return those of these (id, attempt) that are here."""
-        found: dict[tuple[str, int], ClaimedTasks] = {}
+        found: dict[tuple[str, int, RunOptions | None], ClaimedTasks] = {}
         for task_id, attempt in held:
             group, task = self._tasks.get(task_id, (None, None))
             if group is None or task is None or group.attempt != attempt:
                 continue
             del self._tasks[task_id]
-            function = group.call.function
-            found.setdefault((function, attempt), ClaimedTasks(function, attempt, [])).tasks.append(task)
+            function, options = group.call.function, group.call.run
+            claimed = ClaimedTasks(function, attempt, [], options)
+            found.setdefault((function, attempt, options), claimed).tasks.append(task)
         return list(found.values())
+
+    def calls(self) -> list[tuple[bytes, Call]]:
+        """Return the id and the call of each task."""
+        return [(task_id, group.call) for task_id, (group, _) in self._tasks.items()]
 
     def drain(self) -> list[tuple[AttemptGroup, list[TaskRecord]]]:
         """Remove and return all, by group."""

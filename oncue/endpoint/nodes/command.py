@@ -22,6 +22,7 @@ from oncue.endpoint.options.apply import resources_here, worker_count
 from oncue.endpoint.options.options import WorkerOptions
 from oncue.endpoint.pool.limits import WorkerLimits
 from oncue.endpoint.pool.pinning import Pinning
+from oncue.endpoint.worker.mpi_run import LAUNCHER, SHARED
 from oncue.errors import Invalid, OncueError, Refused
 from oncue.processes.children import adopt_orphans
 from oncue.processes.garbage_collection import collect_seldom, keep_what_is_here
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--container", default=NONE, choices=sorted(CONTAINERS))
     found.add_argument("--pass-env", action="append", default=[], help="glob of variables that workers get")
     found.add_argument("--threads", type=int, default=0, help="of numerical libraries, in each worker")
+    found.add_argument("--mpi", default="", help="command line that starts the ranks of MPI functions")
     found.add_argument("--pin", choices=("cores", "gpus"), help="give each worker its own cores, or GPUs and cores")
     found.add_argument("--worker-cores", type=int, default=0, help="of each worker")
     found.add_argument("--worker-memory-bytes", type=int, default=0, help="of each worker")
@@ -86,6 +88,14 @@ def job_age_s(began_s: float) -> float:
     return max(now_s - mine_s, now_s - began_s if began_s > 0 else 0.0)
 
 
+def _environment(given: argparse.Namespace) -> dict[str, str]:
+    """Return the variables that tell workers how tasks over several nodes are run."""
+    found = {LAUNCHER: given.mpi}
+    if given.address_file is not None and os.access(given.address_file.parent, os.W_OK):
+        found[SHARED] = str(given.address_file.parent)
+    return found
+
+
 def _run(given: argparse.Namespace, folder: Path) -> int:
     """Run the node. Raises OncueError, OSError."""
     keys = read_keys(given.key_fd)
@@ -100,6 +110,7 @@ def _run(given: argparse.Namespace, folder: Path) -> int:
         adopts=adopt_orphans(),
         container=CONTAINERS[given.container](),
         pass_env=tuple(given.pass_env),
+        environment=_environment(given),
         limits=WorkerLimits(given.threads, given.max_tasks, given.max_memory_bytes),
         pinning=Pinning(given.pin, given.worker_cores, given.worker_gpus) if given.pin else None,
     )

@@ -15,22 +15,19 @@ and names what it holds when it dials again. So this knows what each node holds:
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import Protocol
 
 import msgspec
 
 from oncue.endpoint.agent.known_nodes import NodeKey
-from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.machine_use import MachineUse
-from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.node_session import NodePhase, NodeSession
-from oncue.endpoint.nodes.node_tasks import NodeChunk, NodeTasks, blobs_of
+from oncue.endpoint.nodes.node_tasks import NodeChunk, NodeTasks, blobs_of, lost_ends
+from oncue.endpoint.nodes.site import Site
 from oncue.endpoint.pool.base import PoolEvents
-from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.errors import OncueError, Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import DECODE_ERRORS, decode, encode
-from oncue.protocol.records import LOST, VERSION, Call, Ended, Failure, TaskRecord
+from oncue.protocol.records import VERSION, Call, Ended, Failure, TaskRecord
 from oncue.protocol.reports import Output, Report, Started, Usage
 from oncue.protocol.run_options import RunOptions
 
@@ -40,21 +37,6 @@ LATE_US = 250_000  # after which what has not begun at the node may run elsewher
 FULL_US = 5_000_000  # for which a node that gave tasks back gets no others, unless one ends
 SILENT_US = 30_000_000  # after which a node is lost
 CLOSED_US = 10_000_000  # the same after it has closed its connection
-
-
-class Site(Protocol):
-    """Agent of the nodes, as a NodePool needs it."""
-
-    content: NodeContent
-    sizer: ChunkSizer
-
-    def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
-        """Return those (id, attempt) that the agent gave to a node before its restart."""
-        ...
-
-    def told(self, key: NodeKey) -> None:
-        """Note that a node has named all that it holds."""
-        ...
 
 
 class NodeFacts(msgspec.Struct):
@@ -169,11 +151,9 @@ class NodePool:
         unknown = [(i, n) for i, n in named.items() if i not in tasks.held]
         for claimed in self._site.claim(unknown) if unknown else ():
             short = self._site.sizer.short(claimed.function)
-            tasks.add(
-                NodeChunk(
-                    claimed.function, claimed.attempt, claimed.tasks, len(claimed.tasks), self.now_us, short, begun=True
-                )
-            )
+            nodes, width = self._site.size_of(claimed.function, claimed.options)
+            took = (claimed.function, claimed.attempt, claimed.tasks, len(claimed.tasks))
+            tasks.add(NodeChunk(*took, self.now_us, short, width, nodes, begun=True))
         self._site.told(self.key)
         self.session.phase = NodePhase.READY
         self._send(bridge.Welcome(self.session.epoch, "agent", "", self._acked, (), self.now_us, True))
@@ -283,6 +263,11 @@ class NodePool:
         ahead = AHEAD if self._has_last and self._site.sizer.short(self._last) else 1
         return max(0, free * ahead - tasks.short)
 
+    @property
+    def idle(self) -> bool:
+        """True if it holds nothing, and takes tasks."""
+        return not self.tasks.held and self.room() > 0
+
     def run(
         self,
         function: str,
@@ -291,10 +276,11 @@ class NodePool:
         tasks: list[TaskRecord],
         options: RunOptions | None = None,
         width: int = 1,
+        nodes: int = 0,
     ) -> None:
         """Send one chunk. It is requeued if there is no room for it.
 
-        `width`: workers' room that it takes.
+        `width`: workers' room that it takes; `nodes`: whole ones that its task has.
         """
         if not self.room():
             self._requeue(tasks)
@@ -302,7 +288,7 @@ class NodePool:
         short = self._site.sizer.short(function, len(tasks))
         self._last, self._has_last = function, True
         self._sent += len(tasks)
-        self.tasks.add(NodeChunk(function, attempt, tasks, len(tasks), self.now_us, short, width))
+        self.tasks.add(NodeChunk(function, attempt, tasks, len(tasks), self.now_us, short, width, nodes))
         call = self._call(function, timeout_ms, options)
         self._send(bridge.Dispatch(call, attempt, len(tasks), self.now_us), encode(tasks))
 
@@ -411,18 +397,26 @@ class NodePool:
     def lose(self, why: str) -> None:
         """Give the node up: end what may have begun as lost, and requeue the rest."""
         begun, rest = self.tasks.take_all()
-        where = f"the node {self.facts.host}" + (f" of {self.job}" if self.job else f" of block {self.block}")
-        failure = encode(Failure("oncue.TaskLost", f"{where} was lost while it ran the task: {why}"))
-        for chunk, tasks in begun:
-            ends = [
-                Ended(
-                    t.id, chunk.attempt, LOST, chunk.sent_us, self.now_us, failure, b"", t.event, t.retry_of, t.mark_us
-                )
-                for t in tasks
-            ]
-            self._events.ended.append((chunk.function, chunk.attempt, ends))
+        self._end_lost(begun, f"{self.where} was lost while it ran the task: {why}")
         self._requeue(rest)
         self._leave(why)
+
+    def lose_tasks(self, ids: set[bytes], why: str) -> None:
+        """End tasks of this node as lost. They are ended here before it gets others."""
+        self._end_lost(self.tasks.take(ids), why)
+        self._strangers |= ids
+        if self.session.phase is NodePhase.READY:
+            self._cancel(ids, why)
+
+    @property
+    def where(self) -> str:
+        """The node, and its job, in words."""
+        return f"the node {self.facts.host}" + (f" of {self.job}" if self.job else f" of block {self.block}")
+
+    def _end_lost(self, lost: list[tuple[NodeChunk, list[TaskRecord]]], why: str) -> None:
+        failure, at = encode(Failure("oncue.TaskLost", why)), self.now_us
+        for chunk, tasks in lost:
+            self._events.ended.append((chunk.function, chunk.attempt, lost_ends(chunk, tasks, at, failure)))
 
     def refuse(self, code: str, why: str) -> None:
         """Tell the node to end, and give up what it holds."""

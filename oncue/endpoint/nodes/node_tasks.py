@@ -11,7 +11,7 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.bridge import RECALLED
 from oncue.protocol.payload import REF, ref_of
-from oncue.protocol.records import CANCELLED, Ended, TaskRecord
+from oncue.protocol.records import CANCELLED, LOST, Ended, TaskRecord
 
 
 class NodeChunk(msgspec.Struct, eq=False):
@@ -24,6 +24,7 @@ class NodeChunk(msgspec.Struct, eq=False):
     sent_us: int
     short: bool  # it should end soon
     width: int = 1  # workers' room that it takes
+    nodes: int = 0  # whole ones that its task has
     begun: bool = False  # they may have begun, whatever the node fetches
     recalled: bool = False
 
@@ -106,12 +107,17 @@ class NodeTasks:
         return self._take(set(missing)) if missing else []
 
     def _take(self, ids: set[bytes]) -> list[TaskRecord]:
-        taken: list[TaskRecord] = []
+        return [task for _, tasks in self.take(ids) for task in tasks]
+
+    def take(self, ids: set[bytes]) -> list[tuple[NodeChunk, list[TaskRecord]]]:
+        """Remove and return those of these tasks that are here, by chunk."""
+        taken: list[tuple[NodeChunk, list[TaskRecord]]] = []
         for chunk in list(self.chunks.values()):
             gone = [t for t in self.live(chunk) if t.id in ids]
             for t in gone:
                 del self.held[t.id]
-            taken += gone
+            if gone:
+                taken.append((chunk, gone))
             chunk.left -= len(gone)
             if not chunk.left:
                 self._forget(chunk)
@@ -156,3 +162,11 @@ def blobs_of(task: TaskRecord) -> list[str]:
     except Undecodable:
         return []
     return [] if ref is None else [blob.sha256 for blob in ref.blobs]
+
+
+def lost_ends(chunk: NodeChunk, tasks: list[TaskRecord], at_us: int, failure: bytes) -> list[Ended]:
+    """Return the ends of these tasks of a chunk, which are lost."""
+    return [
+        Ended(t.id, chunk.attempt, LOST, chunk.sent_us, at_us, failure, b"", t.event, t.retry_of, t.mark_us)
+        for t in tasks
+    ]

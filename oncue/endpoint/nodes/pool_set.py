@@ -11,16 +11,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Set
 
-import msgspec
-
 from oncue.clocks.process import now_us
 from oncue.endpoint.agent.known_nodes import KnownNodes, NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
 from oncue.endpoint.durations import Durations
-from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.nodes.content import NodeContent
+from oncue.endpoint.nodes.gangs import Gangs, key_of
 from oncue.endpoint.nodes.key_nodes import KeyNodes
 from oncue.endpoint.nodes.listener import NodeLink
+from oncue.endpoint.nodes.node_info import NodeChange, NodeInfo
 from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.endpoint.nodes.node_rooms import NodeRooms
 from oncue.endpoint.pool.base import PoolEvents
@@ -34,33 +33,6 @@ from oncue.text.log_lines import LineLimiter
 log = logging.getLogger("oncue.agent")
 TICK_US = 100_000
 MOST_NODES = 100_000
-
-
-class NodeChange(msgspec.Struct, frozen=True):
-    """A node that has joined with a worker, or has left."""
-
-    block: str
-    node: str
-    joined: bool
-    why: str = ""  # it left
-
-
-class NodeInfo(msgspec.Struct, frozen=True):
-    """State of a node, for people."""
-
-    block: str
-    host: str
-    pid: int
-    phase: str
-    workers: int
-    ready: int
-    busy: int
-    held: int  # tasks
-    taken: int  # workers' room that those take
-    trouble: str
-    joined_us: int
-    use: MachineUse
-    began_us: int  # its job; 0: not known
 
 
 class PoolSet:
@@ -102,6 +74,7 @@ class PoolSet:
         self.block_misfit: Callable[[Resources], str] = lambda resources: ""
         self._key_nodes = KeyNodes()  # of affinity keys
         self._rooms: NodeRooms[NodePool] = NodeRooms()
+        self._gangs = Gangs(self._pools.values, self._remains, self._note_room)
         self._dirty: dict[str, NodePool] = {}  # have events, maybe
         self._unacked: dict[str, NodePool] = {}
         self._joined: set[str] = set()
@@ -130,6 +103,8 @@ class PoolSet:
             pool.on_message(envelope, body, self.now_us)
         except Undecodable as e:
             return self._on_odd(block, route, e.message)
+        if isinstance(envelope.message, bridge.Inventory):
+            self._gangs.adopt(pool)
         self._changed(pool)
 
     def _on_hello(self, block: str, route: bytes, hello: bridge.Hello) -> NodeKey:
@@ -180,7 +155,10 @@ class PoolSet:
             self._changes.append(NodeChange(pool.block, pool.facts.host, True))
         if pool.gone:
             self._remove(pool)
-        self._rooms.set_room(pool, 0 if pool.gone else pool.room())
+        self._note_room(pool)
+
+    def _note_room(self, pool: NodePool) -> None:
+        self._rooms.set_room(pool, 0 if pool.gone or self._gangs.has(pool) else pool.room())
 
     def _remove(self, pool: NodePool) -> None:
         if self._pools.pop(pool.key, None) is None:
@@ -191,6 +169,8 @@ class PoolSet:
         self._joined.discard(pool.name)
         self._unacked.pop(pool.name, None)
         self._changes.append(NodeChange(pool.block, pool.facts.host, False, pool.gone))
+        if (first := self._gangs.on_gone(pool)) is not None:
+            self._changed(first)
         log.info("the node %s of block %s has left: %s", pool.facts.host, pool.block, pool.gone)
 
     # ------------------------------------------------------------ a WorkerPool
@@ -218,18 +198,18 @@ class PoolSet:
 
     def room(self) -> int:
         """Return how many chunks `run` accepts now."""
-        return self._rooms.total
+        return self._rooms.total + self._gangs.ready()
 
     def chunk_size(self, function: str) -> int:
         """Return how many tasks of this function a chunk should hold."""
         return self.sizer.chunk_size(function)
 
-    def misfit(self, resources: Resources) -> str:
-        """Return why no block can run a task of these resources; "" if one may.
+    def misfit(self, options: RunOptions) -> str:
+        """Return why no block can run a task of these options; "" if one may.
 
         Nodes come and go, and each refuses what can never run on it.
         """
-        return self.block_misfit(resources)
+        return self.block_misfit(options.resources)
 
     def run(
         self,
@@ -242,17 +222,20 @@ class PoolSet:
     ) -> None:
         """Send a chunk to the node with most room. It is requeued if there is none."""
         self.now_us = self._clock()
+        nodes, width = self.size_of(function, options)
         need, key = self.need_us(function, options), affinity_of(options)
-        pool = self._with_key(key, need) if key else None
-        if pool is None:
-            pool = self._roomiest(need)
+        if nodes:
+            gang = self._gangs.start(key_of(function, options), tasks[0].id)
+            pool, options = (gang.nodes[0], self._gangs.options(gang, options)) if gang else (None, options)
+        else:
+            pool = (self._with_key(key, need) if key else None) or self._roomiest(need)
         if pool is None:
             self._back.append(tasks)
             return
         if key:
             self._key_nodes.add(key, pool.key)
         pool.now_us = max(pool.now_us, self.now_us)
-        pool.run(function, timeout_ms, attempt, tasks, options, self.size_of(function, options)[1])
+        pool.run(function, timeout_ms, attempt, tasks, options, width, nodes)
         self._changed(pool)
 
     def rooms_of(self, key: str) -> list[tuple[str, int]]:
@@ -268,19 +251,28 @@ class PoolSet:
 
     def _with_key(self, key: str, need_us: int) -> NodePool | None:
         """Return the node with room that had an affinity key last."""
-        by, ends = self.now_us + need_us, self._ends_us
-        return next((p for p in self._had(key) if self._rooms.of(p) and ends.get(p.block, by) >= by), None)
+        return next((p for p in self._had(key) if self._rooms.of(p) and self._remains(p.block, need_us)), None)
 
     def _roomiest(self, need_us: int) -> NodePool | None:
         """Return the node with most room whose block does not end within `need_us`."""
         if not need_us or not self._ends_us:
             return self._rooms.roomiest()
-        by, ends = self.now_us + need_us, self._ends_us
-        return self._rooms.roomiest(need_us, lambda pool: ends.get(pool.block, by) >= by)
+        return self._rooms.roomiest(need_us, lambda pool: self._remains(pool.block, need_us))
 
-    def fits(self, need_us: int) -> bool:
-        """Return True if a node with room remains for `need_us`."""
-        return self._roomiest(need_us) is not None
+    def may_start(self, function: str, options: RunOptions | None) -> bool:
+        """Return True if a task of this call has room now, for as long as it needs."""
+        nodes, need_us = self.size_of(function, options)[0], self.need_us(function, options)
+        if nodes:
+            return self._gangs.is_ready(key_of(function, options), nodes, need_us)
+        return self._rooms.total > 0 and (not need_us or self._roomiest(need_us) is not None)
+
+    def want_gangs(self, calls: Iterable[tuple[str, RunOptions | None]]) -> None:
+        """Keep nodes for these calls, whose tasks need several. Called once a second."""
+        self._gangs.want({key_of(*call): (self.size_of(*call)[0], self.need_us(*call)) for call in calls})
+
+    def _remains(self, block: str, need_us: int) -> bool:
+        by = self.now_us + need_us
+        return self._ends_us.get(block, by) >= by
 
     def set_ends(self, ends_us: dict[str, int]) -> None:
         """Set when blocks end: no task goes there that needs longer."""
@@ -304,7 +296,9 @@ class PoolSet:
             for name, pool in dirty.items():
                 found = pool.drain()
                 self._measure(found)
-                events.ended += found.ended
+                events.ended += self._gangs.on_ended(found.ended, self.now_us)
+                for _, _, tasks in found.requeue:
+                    self._gangs.on_requeued(tasks)
                 events.requeue += found.requeue
                 events.started += found.started
                 events.output += found.output
@@ -312,6 +306,7 @@ class PoolSet:
                     self._left.append(pool.key)
                 else:
                     self._unacked[name] = pool
+        events.ended += self._gangs.settled()
         return events
 
     def _measure(self, events: PoolEvents) -> None:
@@ -424,7 +419,8 @@ class PoolSet:
         return [
             NodeInfo(
                 p.block, p.facts.host, p.facts.pid, p.session.phase.value, p.size, p.ready, p.busy, len(p.tasks.held),
-                p.tasks.long + p.tasks.short, p.trouble, p.joined_us, p.facts.use, p.facts.began_us,
+                p.size if self._gangs.runs(p) else p.tasks.long + p.tasks.short, self._gangs.runs(p), p.trouble,
+                p.joined_us, p.facts.use, p.facts.began_us,
             )
             for p in self._pools.values()
         ]  # fmt: skip

@@ -13,6 +13,7 @@ import os
 import platform
 import random
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Unpack
 
@@ -55,6 +56,11 @@ class NodeOptions(msgspec.Struct, frozen=True):
     job_age_s: float = 0.0
 
 
+def node_name(environ: Mapping[str, str]) -> str:
+    """Return the name of this node as its scheduler's launcher knows it."""
+    return environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 class VoidFile:
     """A JournalFile that keeps nothing: the agent's journal has what must survive."""
 
@@ -90,7 +96,7 @@ class NodeProcess:
             options.block,
             oncue.__version__,
             platform.python_version(),
-            socket.gethostname(),
+            node_name(os.environ),
             os.getpid(),
             os.urandom(8),
             began_us=now_us() - int(options.job_age_s * 1e6),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from oncue.endpoint.options.mpi import MpiOptions, mpi_launcher
 from oncue.endpoint.options.providers import Count, CountOrNone, LocalOptions, ProviderOptions
 from oncue.quantities import Duration, Rate, RateLimit, Size, Walltime
 
@@ -86,6 +87,7 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     workers: WorkerOptions = WorkerOptions()
     limits: LimitOptions = LimitOptions()
     network: NetworkOptions = NetworkOptions()
+    mpi: MpiOptions = MpiOptions()
     environment: dict[str, str | int] = {}  # variables that the workers get in addition
     pass_env: tuple[str, ...] | None = None  # the following are also in agent.json
     max_tasks: CountOrNone | None = None
@@ -99,6 +101,11 @@ class EndpointOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if wrong := [name for name in self.environment if not _VARIABLE.fullmatch(name) or name.startswith("ONCUE_")]:
             why = "is oncue's own" if wrong[0].startswith("ONCUE_") else "is not the name of a variable"
             raise ValueError(f"environment.{wrong[0]}: {wrong[0][:60]!r} {why}")
+
+    @property
+    def mpi_launcher(self) -> str:
+        """Command line that starts the ranks of MPI functions, with placeholders."""
+        return mpi_launcher(self.mpi, self.provider)
 
     def variables(self) -> dict[str, str]:
         """Return `environment` as processes have it."""

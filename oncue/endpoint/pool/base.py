@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from oncue.protocol.records import Ended, TaskRecord
-from oncue.protocol.run_options import Resources, RunOptions
+from oncue.protocol.run_options import RunOptions
 
 
 class PoolEvents(msgspec.Struct):
@@ -95,8 +95,8 @@ class WorkerPool(WorkerStates, Protocol):
         """Return how many tasks of this function a chunk should hold."""
         ...
 
-    def misfit(self, resources: Resources) -> str:
-        """Return why a task with these resources can never run here; "" if it may."""
+    def misfit(self, options: RunOptions) -> str:
+        """Return why a task with these options can never run here; "" if it may."""
         ...
 
     def rooms_of(self, key: str) -> Sequence[tuple[Hashable, int]]:

@@ -41,11 +41,11 @@ class NodeCapacity(msgspec.Struct, frozen=True):
         """Return the share of the node that a task takes while it runs."""
         return self.width(needed) / max(1, self.workers)
 
-    def misfit(self, needed: Resources) -> str:
-        """Return why a task can never run here; "" if it can."""
+    def misfit(self, needed: Resources, nodes: int = 1) -> str:
+        """Return why a task that has so many nodes can never run here; "" if it can."""
         if needed == NOTHING:
             return ""
-        if needed.nodes > 1:
+        if needed.nodes > nodes:
             return f"it needs {needed.nodes} nodes, and the workers of this endpoint are on one"
         return self.misfit_of_node(needed)
 

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from oncue.endpoint.worker.affinity import CORES
+from oncue.endpoint.worker.mpi_run import ALL_GPUS
 
 T = TypeVar("T")
 #: Variables with the GPUs that a process may use: of CUDA, ROCm, Level Zero.
@@ -75,6 +76,7 @@ def worker_variables(
     for number, variables in enumerate(found):
         if pinning.kind == "gpus":
             variables |= {name: ",".join(_share(given, number, workers, pinning.gpus)) for name, given in gpus.items()}
+            variables |= {f"{ALL_GPUS}{name}": ",".join(given) for name, given in gpus.items()}
         if cores:
             variables[CORES] = ",".join(map(str, _share(cores, number, workers, pinning.cores)))
     return found

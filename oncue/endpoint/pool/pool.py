@@ -27,7 +27,7 @@ from typing import Unpack
 from oncue.clocks.process import now_us
 from oncue.endpoint.pool.admission import Admission, Place
 from oncue.endpoint.pool.base import PoolEvents
-from oncue.endpoint.pool.capacity import capacity_here
+from oncue.endpoint.pool.capacity import NOTHING, capacity_here
 from oncue.endpoint.pool.chunk_size import ChunkSizer
 from oncue.endpoint.pool.deadly_tasks import DeadlyTasks
 from oncue.endpoint.pool.event_collector import EventCollector
@@ -44,7 +44,7 @@ from oncue.endpoint.pool.worker_process import ChunkInFlight, WorkerProcess
 from oncue.endpoint.pool.worker_starts import WorkerStarts
 from oncue.endpoint.worker.blob_files import BlobFiles
 from oncue.protocol.records import TaskRecord
-from oncue.protocol.run_options import Resources, RunOptions, affinity_of, merged
+from oncue.protocol.run_options import RunOptions, affinity_of, merged
 
 GRACE_US = 2_000_000  # between SIGTERM and SIGKILL
 LOADING_US = 60_000_000  # added to the timeout while a task's function is imported
@@ -129,9 +129,9 @@ class Pool:
         """Return how many chunks `run` accepts now."""
         return 0 if self._closing else self._admission.room(self._workers.values(), now_us())
 
-    def misfit(self, resources: Resources) -> str:
-        """Return why a task with these resources can never run here; "" if it can."""
-        return self._admission.capacity.misfit(resources)
+    def misfit(self, options: RunOptions) -> str:
+        """Return why a task with these options can never run here; "" if it can."""
+        return self._admission.capacity.misfit(options.resources, max(1, len(options.hosts)))
 
     def rooms_of(self, key: str) -> list[tuple[WorkerProcess, int]]:
         """Return the workers that had this affinity key, each with its room."""
@@ -153,11 +153,13 @@ class Pool:
         """
         body = self._bodies.keep(function, body)
         properties = self._bodies.properties(function)
-        resources = merged(options, properties.run).resources
-        if why := self.misfit(resources):
+        stated = merged(options, properties.run)
+        if why := self.misfit(stated):
             return self._collector.refuse(function, attempt, tasks, why)
         workers = () if self._closing else self._workers.values()
         key = affinity_of(options)
+        # The agent has reserved the whole node for a task of several.
+        resources = NOTHING if stated.hosts else stated.resources
         place = self._admission.place(workers, function, resources, properties.fresh, key)
         if place is None or (w := self._worker_at(place)) is None:
             return self._collector.events.requeue.append((function, attempt, tasks))

@@ -52,7 +52,7 @@ from oncue.endpoint.pool.shared_progress import (
     SharedProgress,
     position,
 )
-from oncue.endpoint.pool.task_folders import TASKS_VARIABLE, sweep
+from oncue.endpoint.pool.task_folders import TASKS, TASKS_VARIABLE, sweep
 from oncue.endpoint.worker.affinity import pin_to_cores
 from oncue.endpoint.worker.baseline import Baseline
 from oncue.endpoint.worker.capture import Capture
@@ -62,6 +62,7 @@ from oncue.endpoint.worker.descriptors import move_up
 from oncue.endpoint.worker.failure import failure
 from oncue.endpoint.worker.folder_calls import FolderCalls, needs_folder
 from oncue.endpoint.worker.forks import Forks, default_signals
+from oncue.endpoint.worker.mpi_run import SHARED
 from oncue.endpoint.worker.recycling import Recycling
 from oncue.endpoint.worker.task_usage import MEASURED_US, TaskUsage
 from oncue.endpoint.worker.values import arguments, packed, unpackable
@@ -133,6 +134,8 @@ class Worker:
     def serve(self) -> None:
         self._send(pack(WorkerReady(os.getpid(), PYTHON)))
         sweep(Path(os.environ[TASKS_VARIABLE]))
+        if shared := os.environ.get(SHARED):
+            sweep(Path(shared) / TASKS)
         while not self.ending:
             magic, size, crc = HEAD.unpack(self._read(HEAD.size))
             body = self._read(size) if magic == MAGIC else b""
@@ -212,7 +215,7 @@ class Worker:
         self.detached, fresh, self.options = False, False, None
         if loaded is not None:
             self.detached, fresh = loaded.body.detached, loaded.body.fresh
-            if chunk.options is not None or loaded.body.run is not None or loaded.body.shell is not None:
+            if chunk.options is not None or loaded.body.run is not None or loaded.body.script is not None:
                 options = merged(chunk.options, loaded.body.run)
                 self.options = options if needs_folder(loaded.body, options) else None
         self.usage.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,16 +13,31 @@ from oncue.endpoint.pool.task_folders import (
     SANDBOX,
     STDERR,
     STDOUT,
+    TASKS,
     TASKS_VARIABLE,
     failure_with_folder,
     folder_of,
     keep_sandbox,
     remove,
 )
+from oncue.endpoint.refusal import refused
 from oncue.endpoint.worker.blob_files import BLOBS
 from oncue.endpoint.worker.children import Children
 from oncue.endpoint.worker.failure import failure
-from oncue.endpoint.worker.shell_run import head_of, run_script, tail_of, thread_variables
+from oncue.endpoint.worker.mpi_run import (
+    HOSTFILE,
+    LAUNCHER,
+    launch_words,
+    layout_of,
+    layout_variables,
+    missing_launcher,
+    rank_script,
+    ranks_environment,
+    shared_folder,
+    use_all_cores,
+    work_folder,
+)
+from oncue.endpoint.worker.shell_run import head_of, interpreter_of, run_script, tail_of, thread_variables
 from oncue.endpoint.worker.values import arguments, packed
 from oncue.errors import Invalid, MissingOutput
 from oncue.functions.body import FunctionBody
@@ -29,7 +45,7 @@ from oncue.functions.shell.spec import command_of
 from oncue.globs import glob_regex, max_depth
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_with_files
-from oncue.protocol.records import ERROR, OK, Failure, TaskRecord
+from oncue.protocol.records import ERROR, OK, REFUSED, Failure, TaskRecord
 from oncue.protocol.run_options import KEEP, MOST_FILES, RunOptions, TaskFile
 
 FILES_BYTES = 96 * 1024  # of the list of files in a result
@@ -39,7 +55,7 @@ Call = Callable[[], tuple[int, bytes]]
 
 def needs_folder(body: FunctionBody, options: RunOptions) -> bool:
     """Return True if tasks of this function, with these options, have a folder."""
-    return body.shell is not None or bool(options.sandbox or options.outputs)
+    return body.script is not None or bool(options.sandbox or options.outputs or options.hosts)
 
 
 class FolderCalls:
@@ -55,26 +71,34 @@ class FolderCalls:
 
         `call` runs a Python function. A task that is stopped leaves its folder to the pool.
         """
-        folder = folder_of(Path(os.environ[TASKS_VARIABLE]), os.getpid(), task.id, attempt)
+        folder = place = folder_of(Path(os.environ[TASKS_VARIABLE]), os.getpid(), task.id, attempt)
         try:
-            work = _make(folder, options)
-            if body.shell is not None:
-                status, value = self._run_shell(body, options, task, attempt, folder, work)
+            if options.hosts and options.sandbox:
+                place = folder_of(shared_folder(os.environ) / TASKS, os.getpid(), task.id, attempt)
+            work = _make(folder, place, options)
+            if body.script is not None:
+                status, value = self._run_script(body, options, task, attempt, folder, work)
             else:
+                if options.hosts:
+                    os.environ.update(layout_variables(layout_of(options, os.environ), folder / HOSTFILE))
                 status, value = _run_in(work, call, options)
                 os.chdir(folder.parents[2])  # out of the folder that is removed
-            if status != OK and (kept := keep_sandbox(folder)):
+            if status != OK and (kept := keep_sandbox(place)):
                 value = encode_with_folder(value, kept)
         except Exception as e:
-            status, value = ERROR, encode_with_folder(encode(failure(e)), keep_sandbox(folder))
-        remove(folder)
+            status, value = ERROR, encode_with_folder(encode(failure(e)), keep_sandbox(place))
+        for left in {folder, place}:
+            remove(left)
         return status, value
 
-    def _run_shell(
+    def _run_script(
         self, body: FunctionBody, options: RunOptions, task: TaskRecord, attempt: int, folder: Path, work: Path
     ) -> tuple[int, bytes]:
-        spec = body.shell
+        spec = body.script
         assert spec is not None
+        launcher = os.environ.get(LAUNCHER, "")
+        if body.mpi is not None and (why := missing_launcher(launcher)):
+            return REFUSED, encode(refused(why))
         args, values = arguments(task.args)
         if args:
             raise Invalid(
@@ -85,7 +109,20 @@ class FolderCalls:
         cwd = work / os.path.expanduser(command.cwd) if command.cwd else work
         variables = {"ONCUE_TASK": task.id.hex(), "ONCUE_ATTEMPT": str(attempt)}
         variables |= thread_variables(options.resources.cores)
-        code = run_script(command, spec.interpreter, cwd, folder, variables)
+        words, env = interpreter_of(spec.interpreter), dict(os.environ)
+        if body.mpi is not None or options.hosts:
+            layout = layout_of(options, os.environ)
+            variables |= layout_variables(layout, folder / HOSTFILE)
+            cpus = int(env.get("SLURM_CPUS_ON_NODE", "0"))
+            env = ranks_environment(env)
+            launch = launch_words(launcher, layout, folder / HOSTFILE, (*variables, *command.env), cpus)
+            variables["ONCUE_LAUNCH"] = shlex.join(launch)
+            use_all_cores()
+        if body.mpi is not None:
+            words = [*launch, *words, "-c", rank_script(command.script)]
+        else:
+            words += ["-c", command.script]
+        code = run_script(words, env | variables | command.env, cwd, folder)
         self._children.end()  # what it has left in the background may still write
         streams = tuple(BLOBS.put_streams(folder))
         if code:
@@ -94,15 +131,16 @@ class FolderCalls:
         return OK, pack_with_files(packed(result), (*_outputs(cwd, options), *streams), shell=True)
 
 
-def _make(folder: Path, options: RunOptions) -> Path:
-    """Make the folder. Return the working directory."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _make(folder: Path, place: Path, options: RunOptions) -> Path:
+    """Make the folder, and that of the sandbox. Return the working directory."""
+    for path in (folder, place):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not options.sandbox:
-        return Path.cwd()
-    work = folder / SANDBOX
+        return work_folder(os.environ) if len(options.hosts) > 1 else Path.cwd()
+    work = place / SANDBOX
     work.mkdir()
     if options.sandbox == KEEP:
-        (folder / MARK).touch()
+        (place / MARK).touch()
     return work
 
 

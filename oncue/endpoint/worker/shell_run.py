@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oncue.endpoint.pool.limits import THREADS
 from oncue.endpoint.pool.task_folders import STDERR, STDOUT
 from oncue.endpoint.worker.task_usage import note_child
 from oncue.errors import Invalid
-from oncue.functions.shell.spec import Command
 from oncue.protocol.records import OUTPUT_BYTES
 
 COPY_S = 0.1  # between two looks at what was printed
@@ -51,24 +51,22 @@ class LiveCopy:
         os.close(self._fd)
 
 
-def run_script(command: Command, interpreter: str, cwd: Path, folder: Path, variables: dict[str, str]) -> int:
-    """Run a script until it ends. Return its exit code, of a signal 128 + its number.
+def run_script(words: Sequence[str], env: Mapping[str, str], cwd: Path, folder: Path) -> int:
+    """Run a command until it ends. Return its exit code, of a signal 128 + its number.
 
-    stdout and stderr are files in `folder`. `variables` are added to the environment, before those
-    of the command. Raises Invalid, OSError.
+    stdout and stderr are files in `folder`. Raises Invalid, OSError.
     """
     if not cwd.is_dir():
         raise Invalid(f"the working directory {cwd} does not exist", remedy="make it, or state another one: cwd")
-    env = {**os.environ, **variables, **command.env, "PWD": str(cwd)}
     out, err = folder / STDOUT, folder / STDERR
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
-            [*interpreter_of(interpreter), "-c", command.script],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             cwd=cwd,
-            env={name: _as_bytes(value) for name, value in env.items()},
+            env={name: _as_bytes(value) for name, value in {**env, "PWD": str(cwd)}.items()},
         )
     copies = [LiveCopy(out), LiveCopy(err)]
     try:

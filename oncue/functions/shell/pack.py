@@ -19,6 +19,7 @@ from oncue.protocol.stated_options import run_options
 
 #: A pickle by name: an endpoint whose oncue knows no shell functions says which module it lacks.
 _BY_NAME = b"concue.functions.shell.pack\nis_for_workers\n."
+_MPI_BY_NAME = b"concue.functions.shell.mpi\nis_for_workers\n."
 _DOC_CHARS = 4_000
 _FIRST_WORD = re.compile(r"(?:\s|#[^\n]*\n|[\w.]+=\S*\s)*(?:\S*/)?([\w.+-]{1,40})")
 
@@ -47,23 +48,29 @@ def shell(
     that come back. `resources`: cores, memory, gpus, nodes, ranks, walltime. `name`: by default the
     first word of the script with a hash. Raises Invalid.
     """
+    spec = spec_of(script, env, cwd, interpreter, bool(sandbox))
+    return pack_shell(spec, run_options(resources, sandbox, outputs, in_cwd=bool(cwd)), name)
+
+
+def spec_of(script: str, env: Mapping[str, str] | None, cwd: str, interpreter: str, sandboxed: bool) -> ShellSpec:
+    """Return a script and in what it runs, checked. Raises Invalid."""
     if not isinstance(script, str):
         raise Invalid(f"a shell script is a text, not a {type(script).__name__}", remedy='"wc -l ${path}"')
     spec = ShellSpec(script, {str(k): str(v) for k, v in (env or {}).items()}, str(cwd), interpreter)
-    if cwd and sandbox:
+    if cwd and sandboxed:
         raise Invalid("both cwd and sandbox are given", remedy="a sandbox is the working directory: leave one out")
     check_spec(spec, ())
-    return pack_shell(spec, run_options(resources, sandbox, outputs, in_cwd=bool(cwd)), name)
+    return spec
 
 
 def used_names(packed: Packed, names: Collection[str]) -> set[str]:
     """Return those of these names that a shell function uses. Raises Invalid."""
-    spec = describe(packed.body).shell
+    spec = describe(packed.body).script
     return check_spec(spec, names) if spec is not None else set(names)
 
 
-def pack_shell(spec: ShellSpec, options: RunOptions | None = None, name: str = "") -> Packed:
-    """Pack a script. Raises Invalid.
+def pack_shell(spec: ShellSpec, options: RunOptions | None = None, name: str = "", *, mpi: bool = False) -> Packed:
+    """Pack a script; with `mpi`, one that runs in each rank. Raises Invalid.
 
     The same script has the same id, whoever packs it.
     """
@@ -78,13 +85,14 @@ def pack_shell(spec: ShellSpec, options: RunOptions | None = None, name: str = "
             module="",
             python="",
             source=spec.script,
-            pickle=_BY_NAME,
+            pickle=_MPI_BY_NAME if mpi else _BY_NAME,
             siblings={},
             requires=(),
             oncue="",
             portable=True,
             run=options,
-            shell=spec,
+            shell=None if mpi else spec,
+            mpi=spec if mpi else None,
         )
     )
     digest = hashlib.sha256(body).hexdigest()

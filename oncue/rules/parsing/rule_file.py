@@ -98,7 +98,7 @@ class RuleSet(msgspec.Struct, frozen=True):
     def scripts(self) -> dict[str, Packed]:
         """Return the scripts of all rules as functions, by their names."""
         return {
-            run.function: pack_shell(run.shell, None, run.function)
+            run.function: pack_shell(run.shell, None, run.function, mpi=run.mpi)
             for rule in self.rules
             for run in rule.runs
             if run.shell is not None

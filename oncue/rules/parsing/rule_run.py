@@ -19,10 +19,20 @@ from oncue.rules.parsing.function_keys import (
     function_properties,
 )
 from oncue.rules.parsing.node_values import check_keys, is_mapping, required, time_limit, typed
-from oncue.rules.parsing.shell_run import OPTION_KEYS, SHELL_KEYS, parse_options, parse_shell
+from oncue.rules.parsing.shell_run import MPI, OPTION_KEYS, SCRIPT_KEYS, SHELL_KEYS, parse_options, parse_shell
 from oncue.strict_yaml.document import Node, Problems
 
-RUN_KEYS = ("function", "shell", "endpoint", "args", "timeout", "affinity", *SHELL_KEYS, *OPTION_KEYS, *FUNCTION_KEYS)
+RUN_KEYS = (
+    "function",
+    *SCRIPT_KEYS,
+    "endpoint",
+    "args",
+    "timeout",
+    "affinity",
+    *SHELL_KEYS,
+    *OPTION_KEYS,
+    *FUNCTION_KEYS,
+)
 MAX_RUNS = 100
 
 
@@ -48,6 +58,7 @@ class RuleRun(msgspec.Struct, frozen=True):
     shell: ShellSpec | None = None  # of a script; `function` is a name that oncue gives it
     options: RunOptions | None = None
     affinity: Template | None = None
+    mpi: bool = False  # the script runs in each rank
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -91,24 +102,26 @@ def _run(
         return None
     before = len(problems.found)
     check_keys(node, RUN_KEYS, "`run`", problems)
-    if len(problems.found) > before and not {"function", "shell"} & node.value.keys():
+    if len(problems.found) > before and not {"function", *SCRIPT_KEYS} & node.value.keys():
         return None  # misspelt
     if "timeout" in node.value:
         timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
     if "affinity" in node.value:
         affinity = parse_affinity(node.value["affinity"], problems, refer)
     endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
-    if script := node.value.get("shell"):
-        shell = parse_shell(node, name, problems, refer)
+    kind = next((key for key in SCRIPT_KEYS if node.value.get(key)), "")
+    if kind:
+        script, shell = node.value[kind], parse_shell(node, kind, name, problems, refer)
         if shell is None:
             return None
         given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
         return RuleRun(
-            name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options, affinity=affinity
-        )
+            name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options, affinity=affinity,
+            mpi=kind == MPI,
+        )  # fmt: skip
     for key in SHELL_KEYS:
         if key in node.value:
-            problems.add(node.at_key(key), f"`{key}` is for `shell`", "a function sets it itself")
+            problems.add(node.at_key(key), f"`{key}` is for `shell` and `mpi`", "a function sets it itself")
     found = required(node, "function", "`run`", problems)
     function = typed(found, str, "function", "", problems)
     if found is not None and isinstance(found.value, str) and not function.strip():

@@ -16,6 +16,7 @@ from oncue.rules.parsing.function_keys import FUNCTION_KEYS
 from oncue.rules.parsing.node_values import is_mapping, typed
 from oncue.strict_yaml.document import Node, Problems
 
+SHELL, MPI = SCRIPT_KEYS = ("shell", "mpi")
 SHELL_KEYS = ("env", "cwd", "interpreter")
 OPTION_KEYS = ("resources", "sandbox", "outputs")
 _WORDS = frozenset(("data", "event", "count", "key", *ATTRIBUTES))
@@ -31,10 +32,10 @@ class ShellRun(msgspec.Struct, frozen=True):
     options: RunOptions | None
 
 
-def parse_shell(node: Node, name: str, problems: Problems, refer: Refer) -> ShellRun | None:
-    """Parse a `run` with `shell`."""
+def parse_shell(node: Node, kind: str, name: str, problems: Problems, refer: Refer) -> ShellRun | None:
+    """Parse a `run` with a script: `kind` is SHELL or MPI."""
     before, get = len(problems.found), node.value.get
-    script = typed(get("shell"), str, "shell", "", problems)
+    script = typed(get(kind), str, kind, "", problems)
     spec = ShellSpec(
         script,
         _env(get("env"), problems),
@@ -44,13 +45,13 @@ def parse_shell(node: Node, name: str, problems: Problems, refer: Refer) -> Shel
     options = parse_options(node, problems, in_cwd=bool(spec.cwd))
     if spec.cwd and options is not None and options.sandbox:
         problems.add(get("cwd"), "a sandbox is the working directory", "leave `cwd` or `sandbox` out")
-    for key in ("args", "function", *FUNCTION_KEYS):
-        if get(key) is not None:
+    for key in ("args", "function", *SCRIPT_KEYS[1:], *FUNCTION_KEYS):
+        if get(key) is not None and key != kind:
             remedy = "values stand in the script: ${data.path}" if key == "args" else "it is for a function"
-            problems.add(get(key), f"`run` has `shell` and `{key}`", remedy)
+            problems.add(get(key), f"`run` has `{kind}` and `{key}`", remedy)
     if len(problems.found) > before:
         return None
-    values = _values(spec, node, problems, refer)
+    values = _values(spec, kind, node, problems, refer)
     return None if len(problems.found) > before else ShellRun(name, spec, values, options)
 
 
@@ -79,9 +80,9 @@ def _env(node: Node | None, problems: Problems) -> dict[str, str]:
     return found
 
 
-def _values(spec: ShellSpec, node: Node, problems: Problems, refer: Refer) -> Template:
+def _values(spec: ShellSpec, kind: str, node: Node, problems: Problems, refer: Refer) -> Template:
     """Compile the references of script, env and cwd; check where they stand."""
-    places = {"shell": [spec.script], "env": [*spec.env.values()], "cwd": [spec.cwd]}
+    places = {kind: [spec.script], "env": [*spec.env.values()], "cwd": [spec.cwd]}
     names: dict[str, Node] = {}
     for key, texts in places.items():
         at = node.value.get(key, node)
@@ -97,8 +98,8 @@ def _values(spec: ShellSpec, node: Node, problems: Problems, refer: Refer) -> Te
     try:
         check_spec(spec, names)
     except Invalid as e:
-        problems.add(node.value["shell"], e.message, e.remedy)
-    return compile_args(Node(names, node.line, node.column), problems, "shell", refer)
+        problems.add(node.value[kind], e.message, e.remedy)
+    return compile_args(Node(names, node.line, node.column), problems, kind, refer)
 
 
 def _is_known(name: str, at: Node, key: str, problems: Problems, refer: Refer) -> bool:

@@ -45,6 +45,7 @@ class FakeSite:
     def __init__(self) -> None:
         self.content, self.sizer = Content(), ChunkSizer()
         self.before: list[ClaimedTasks] = []
+        self.size_of = lambda function, options: (0, 1)
 
     def claim(self, held: Iterable[tuple[bytes, int]]) -> list[ClaimedTasks]:
         ids = {i for i, _ in held}
