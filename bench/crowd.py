@@ -36,7 +36,7 @@ from oncue.endpoint.providers.catalog import PROVIDERS
 from oncue.endpoint.settings import EndpointSettings, save
 from oncue.protocol.payload import MSGPACK, unpack_args
 from oncue.protocol.records import OK, Ended, TaskRecord
-from oncue.protocol.run_options import Resources, RunOptions
+from oncue.protocol.run_options import RunOptions
 
 TASK_S = 2.0
 PATIENCE_S = 300.0
@@ -72,7 +72,7 @@ class SimulatedPool:
     def chunk_size(self, function: str) -> int:
         return 1  # as for all long tasks
 
-    def misfit(self, resources: Resources) -> str:
+    def misfit(self, options: RunOptions) -> str:
         return ""
 
     def rooms_of(self, key: str) -> list[tuple[str, int]]:
