@@ -10,7 +10,6 @@ on one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from oncue.view import (
     snapshots,
     use_rows,
 )
+from oncue.view.applied_positions import AppliedPositions
 from oncue.view.causes import Cause, Key
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
@@ -52,13 +52,11 @@ class View:
         self.path = path
         self._db = open_writer(path)
         self._projector = Projector(self._db)
-        self._positions: dict[Partition, int] = dict(self._projector.positions)
+        self._applied = AppliedPositions(self._projector.positions)
         self._replayed: Applied | None = self._projector.replay_skipped()
         self._writer = ViewWriter(path)
         self._readers = ReaderPool(path)
         self._queries = TaskQueries()
-        self._waiters: list[tuple[Mapping[Partition, int], asyncio.Future[None]]] = []
-        self._has_waiters = asyncio.Event()
 
     @classmethod
     def open(cls, path: Path) -> View:
@@ -73,14 +71,13 @@ class View:
         await self._writer.close()
         await self._readers.close()
         self._db.close()
-        for _, waiter in self._waiters:
-            waiter.cancel()
+        self._applied.close()
 
     # ------------------------------------------------------------ the log
 
     def positions(self) -> dict[Partition, int]:
         """Return the next offset of each partition, for log.read(start=...)."""
-        return dict(self._positions)
+        return dict(self._applied.positions)
 
     async def last_records(self) -> dict[Partition, tuple[int, int]]:
         """Return (offset, checksum) of the last record of partitions, as far as known."""
@@ -98,7 +95,7 @@ class View:
             return applied, dict(self._projector.positions)
 
         applied, positions = await self._writer.run(job)
-        self._set_positions(positions)
+        self._applied.set(positions)
         if self._replayed is not None:
             replayed, self._replayed = self._replayed, None
             applied.closed[:0], applied.dead[:0] = replayed.closed, replayed.dead
@@ -114,49 +111,15 @@ class View:
             self._projector.skip_to(positions)
             return dict(self._projector.positions)
 
-        self._set_positions(await self._writer.run(job))
-
-    def _set_positions(self, positions: dict[Partition, int]) -> None:
-        self._positions = positions
-        self._wake()
+        self._applied.set(await self._writer.run(job))
 
     async def wait_for(self, positions: Mapping[Partition, int], timeout_s: float) -> bool:
         """Wait until all records below these offsets are applied; False on timeout."""
-        if self._has(positions):
-            return True
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (positions, waiter)
-        self._waiters.append(entry)
-        self._has_waiters.set()
-        try:
-            await asyncio.wait_for(waiter, timeout_s)
-            return True
-        except TimeoutError:
-            return self._has(positions)
-        finally:
-            if entry in self._waiters:
-                self._waiters.remove(entry)
-            if not self._waiters:
-                self._has_waiters.clear()
+        return await self._applied.wait_for(positions, timeout_s)
 
     async def wait_for_waiters(self, timeout_s: float) -> bool:
         """Wait for a pending call of `wait_for`; False on timeout."""
-        if not self._has_waiters.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._has_waiters.wait()
-        return self._has_waiters.is_set()
-
-    def _has(self, positions: Mapping[Partition, int]) -> bool:
-        have = self._positions
-        return all(have.get(where, 0) >= offset for where, offset in positions.items())
-
-    def _wake(self) -> None:
-        if not self._waiters:
-            return
-        for positions, waiter in self._waiters:
-            if not waiter.done() and self._has(positions):
-                waiter.set_result(None)
+        return await self._applied.wait_for_waiters(timeout_s)
 
     # ------------------------------------------------------------ tasks
 

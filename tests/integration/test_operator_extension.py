@@ -25,14 +25,14 @@ from tests.integration.embedded_site import PARTITIONS, Endpoints, record, rule,
 from tests.integration.stream_site import stream_site
 from tests.integration.test_kafka_runner import running
 
-Debounce = module("debounce").Debounce
-RULE = rule(args={"n": "${data.n}"}, debounce={"key": "${data.k}", "quiet": "10m"})
+Newest = module("newest").Newest
+RULE = rule(args={"n": "${data.n}"}, newest={"key": "${data.k}", "every": "10m"})
 NEWEST = [{"n": 7}, {"n": 8}, {"n": 9}]  # of the keys 1, 2 and 0
 
 
 @pytest.fixture(autouse=True)
-def debounce() -> Iterator[None]:
-    with CATALOGUE.extended(Debounce):
+def newest() -> Iterator[None]:
+    with CATALOGUE.extended(Newest):
         yield
 
 
@@ -131,21 +131,21 @@ def test_rule_file_tests_run_it_on_the_virtual_clock(tmp_path: Path) -> None:
 rules:
   - name: r
     on: {{type: t}}
-    debounce: {{quiet: 10s}}
+    newest: {{every: 10s}}
     run: {{function: f, args: {{n: "${{data.n}}"}}}}
     tests:
-      - {{events: [{given}], expect: {{args: [{{n: 3}}, {{n: 4}}]}}}}
+      - {{events: [{given}], expect: {{args: [{{n: 2}}, {{n: 3}}, {{n: 4}}]}}}}
 """
     (result,) = run_tests(parse(text, "r.yaml"), tmp_path)
-    assert (result.passed, result.why) == (True, "it fires 2 times: at 24s for 1, at 40s for 1")
+    assert (result.passed, result.why) == (True, "it fires 3 times: at 10s for 1, at 24s for 1, at 40s for 1")
 
 
 def test_a_mistake_is_reported_with_its_position() -> None:
-    text = "rules:\n- name: r\n  on: {type: t}\n  debounce: {quiet: 10s, kye: x}\n  run: {function: f}\n"
+    text = "rules:\n- name: r\n  on: {type: t}\n  newest: {every: 10s, kye: x}\n  run: {function: f}\n"
     with pytest.raises(RuleFileError) as e:
         parse(text, "r.yaml")
-    assert (e.value.message, e.value.remedy) == ("`debounce` has no key 'kye'", "did you mean 'key'?")
-    assert (e.value.details["line"], e.value.details["column"]) == (4, 26)
+    assert (e.value.message, e.value.remedy) == ("`newest` has no key 'kye'", "did you mean 'key'?")
+    assert (e.value.details["line"], e.value.details["column"]) == (4, 24)
 
 
 async def _fired(site: Any, count: int) -> bool:

@@ -13,6 +13,7 @@ from oncue.cli.rule_files import pack_functions, read, run_tests
 from oncue.endpoint.options.file import parse_options
 from oncue.endpoint.options.providers import kind_of
 from oncue.rules.parsing.rule_file import parse
+from oncue.rules.testing.runner import run_tests as run_rule_tests
 from oncue.triggers.catalog import OptionStructs
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 def test_a_rule_file_of_the_pages_parses(text: str) -> None:
     found = parse(text, "page", OptionStructs())
     assert found.rules or found.triggers
+
+
+@pytest.mark.parametrize("text", [block for block in BLOCKS if str(block.id).startswith("operators.md")])
+def test_the_tests_of_the_page_of_operators_pass(text: str) -> None:
+    tests = run_rule_tests(parse(text, "page"), ROOT)
+    assert tests
+    assert [t.why for t in tests if not t.passed] == []
 
 
 @pytest.mark.parametrize("text", ENDPOINT_BLOCKS)

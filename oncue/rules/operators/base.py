@@ -2,7 +2,7 @@
 
     event that matched ──► operator.step ──► Step ─┬─ passes ─► next operator; after the last: fire
                                                    └─ effects: BUFFER the event, DISCARD or Fire the
-                                                      buffer
+                                                      buffer, DropBefore
     Tick, at state.due_ms() ──► state.tick ──► Step
 
 An operator is one file with two frozen Structs, and one line in catalog.py:
@@ -50,7 +50,13 @@ class Fire(NamedTuple):
         return cls(reason, offset, match.at_ms, match.label, match.version, match.needs)
 
 
-Effect = BufferEffect | Fire
+class DropBefore(NamedTuple):
+    """Effect: remove the events before an offset from the buffer."""
+
+    place: int
+
+
+Effect = BufferEffect | Fire | DropBefore
 
 
 class OperatorState(Stored, frozen=True):

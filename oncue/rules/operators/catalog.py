@@ -20,11 +20,19 @@ from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS, encode
 from oncue.rules.operators.base import AnyOperator, OperatorState
 from oncue.rules.operators.batch import BatchOperator
+from oncue.rules.operators.count import CountOperator
+from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import KeyedOperator
+from oncue.rules.operators.sample import SampleOperator
+from oncue.rules.operators.throttle import ThrottleOperator
 
 OPERATORS: tuple[type[AnyOperator], ...] = (
     DedupeOperator,
+    ThrottleOperator,
+    SampleOperator,
+    DebounceOperator,
+    CountOperator,
     BatchOperator,
 )
 

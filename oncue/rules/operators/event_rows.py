@@ -3,6 +3,7 @@
 "${each.data.path}"   a list, one value per event      "${count}"   the number of events
 "${first.data.path}"  of the first event               "${key}"     of the window
 "${last.data.path}"   of the last event
+"${sum.data.size}"    of all events: sum, min, max, mean, p95 ..., distinct (aggregates.py)
 
 A rule whose operators fire for single events refers to "${data.path}", as rules without operators
 do.
@@ -19,6 +20,7 @@ from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.rules.matching.expression import Cost, cost, normalized, parse, simple_path
 from oncue.rules.matching.template import Reference, Render, checked, reference, total
+from oncue.rules.operators.aggregates import WORDS, aggregate
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import ClosedWindow
 
@@ -104,6 +106,8 @@ class RequiredFields:
             raise ValueError(f"${{{text}}} is a list: filters may follow it, but no arithmetic")
         if word in _WHICH and path:
             return self._of(path, place, _WHICH[word])
+        if path and (over := aggregate(word)) is not None:
+            return self._of(path, place, lambda rows, column: over(_each(rows, column)))
         raise ValueError(
             f"a rule with `{self._many}` runs for many events, and ${{{text}}} is of one: use {REFERENCES}"
         )
@@ -129,7 +133,7 @@ def check_single(text: str) -> str:
     Raises ValueError: it is to one of many events.
     """
     word, _, path = text.partition(".")
-    if word in _WHICH and path:
+    if (word in _WHICH or word in WORDS) and path:
         operators = " or ".join(f"`{m.name()}`" for m in CATALOGUE.members.values() if m.FIRES_MANY)
         raise ValueError(f"${{{text}}} is for the arguments of rules with {operators}; of one event write ${{{path}}}")
     return text

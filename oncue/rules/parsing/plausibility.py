@@ -16,6 +16,7 @@ from oncue.rules.matching.conditions import COMPARE, TEXT_OPERATORS, parse_time
 from oncue.rules.matching.expression import paths_of
 from oncue.rules.matching.fields import ATTRIBUTES, parse_path
 from oncue.rules.matching.template import parsed
+from oncue.rules.operators.aggregates import WORDS
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.outcomes.outcome_event import FIELDS, STATES
 from oncue.rules.parsing.contradictions import GROUPS
@@ -244,4 +245,4 @@ def _references(value: Any) -> Iterator[str]:
 def _of_one_event(path: str) -> str:
     """Return the path in one event of a batch; "": it is of the batch."""
     word, _, rest = path.partition(".")
-    return rest if word in ("each", "first", "last") and rest else "" if path in ("count", "key") else path
+    return rest if word in ("each", "first", "last", *WORDS) and rest else "" if path in ("count", "key") else path

@@ -32,7 +32,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from oncue.protocol.records import VERSION
-from oncue.rules.operators.base import BUFFER, DISCARD, Fire, OperatorState, Step
+from oncue.rules.operators.base import BUFFER, DISCARD, DropBefore, Fire, OperatorState, Step
 from oncue.rules.operators.catalog import resolve
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 
@@ -68,6 +68,10 @@ class States(Protocol):
 
     def release(self, where: StateKey) -> list[BufferedEvent]:
         """Empty the buffer; return its events in the order of their places."""
+        ...
+
+    def drop(self, where: StateKey, before: int) -> None:
+        """Remove the events with a place before this one from the buffer."""
         ...
 
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
@@ -180,6 +184,8 @@ def _apply(
             states.buffer(where, event)
         elif effect is DISCARD:
             states.release(where)
+        elif isinstance(effect, DropBefore):
+            states.drop(where, effect.place)
         elif isinstance(effect, Fire):
             closed.append(_closed(where, effect, partition, states.release(where)))
     states.set_state(where, step.state)

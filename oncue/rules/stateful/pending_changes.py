@@ -78,6 +78,11 @@ class PendingChanges(ABC):
             self.released.add(where)
         return found + sorted(self.fresh.pop(where, {}).values(), key=lambda event: event.place)
 
+    def drop(self, where: StateKey, before: int) -> None:
+        for event in self.release(where):
+            if event.place >= before:
+                self.buffer(where, event)
+
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         stored = self.stored_due(at_ms, before, most + len(self.changed))
         found = [(due, where) for due, where in stored if where not in self.changed]

@@ -48,6 +48,10 @@ class InMemoryStates:
     def release(self, where: StateKey) -> list[BufferedEvent]:
         return sorted(self.buffers.pop(where, {}).values(), key=lambda event: event.place)
 
+    def drop(self, where: StateKey, before: int) -> None:
+        kept = {key: event for key, event in self.buffers.get(where, {}).items() if event.place >= before}
+        self.buffers[where] = kept
+
     def due(self, at_ms: int, before: int, most: int) -> list[StateKey]:
         found = [
             (due, where) for where, s in self.states.items() if 0 < (due := s.due_ms()) <= at_ms and s.applied < before

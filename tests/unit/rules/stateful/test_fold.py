@@ -21,8 +21,12 @@ from oncue.protocol.records import VERSION
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, BatchOperator, BatchState
 from oncue.rules.operators.catalog import keyed_operator, operator_id, resolve
+from oncue.rules.operators.count import CountOperator, CountState
+from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
+from oncue.rules.operators.sample import SampleOperator
+from oncue.rules.operators.throttle import ThrottleOperator
 from oncue.rules.stateful.fold import StateKey, fold, window_id_seed
 from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.testing.simulation import InMemoryStates
@@ -34,6 +38,11 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (BatchOperator("${k}", count=4, size_bytes=40, wait_ms=20),),
     (DedupeOperator("${k}", 25),),
     (DedupeOperator("${k}", 25), BatchOperator("", count=3, wait_ms=50)),
+    (ThrottleOperator("${k}", 25, 2),),
+    (SampleOperator("${k}", first=2, every=2, ttl_ms=30),),
+    (DebounceOperator("${k}", 10, 25),),
+    (CountOperator("${k}", 3, 30),),
+    (ThrottleOperator("${k}", 12), SampleOperator("", every=2), CountOperator("${k}", 2, 40)),
 ]
 
 
@@ -61,7 +70,7 @@ def streams(draw: st.DrawFn, doubles: bool = True) -> list[MatchesRecord]:
         chosen = specs[0] if n < 20 else specs[-1]
         if draw(st.integers(0, 7)) == 0:
             gone = specs[0] if n >= 20 and specs[0] != specs[-1] else ()
-            retired = tuple(("r", operator_id(s, ())) for s in gone if isinstance(s, BatchOperator))
+            retired = tuple(("r", operator_id(s, ())) for s in gone if s.BUFFERS)
             found.append(Tick(VERSION, at_ms + draw(st.integers(0, 60)), retired))
         else:
             number = draw(st.integers(0, n)) if doubles else n
@@ -133,8 +142,8 @@ def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord
     ):
         assert set(fired) | set(waiting) == given_ids
     for where, state in states.states.items():
-        if isinstance(state, BatchState):
-            assert state.count == len(states.buffers.get(where, {}))
+        if isinstance(state, BatchState | CountState):
+            assert state.buffered() == len(states.buffers.get(where, {}))
 
 
 @given(streams())

@@ -1,0 +1,155 @@
+"""What each operator does with events over time: a table, run by the production fold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oncue.errors import RuleFileError
+from oncue.protocol.records import Event
+from oncue.rules.parsing.rule_file import Rule, parse
+from oncue.rules.testing.simulation import simulate
+
+MANY = "${each.data.n}"
+
+
+def rule(operators: str, n: str) -> Rule:
+    text = f"rules: [{{name: r, on: {{type: t}}, {operators}, run: {{function: f, args: {{n: '{n}'}}}}}}]"
+    return parse(text, "r.yaml").rules[0]
+
+
+def fired(operators: str, events: list[tuple[int, str]], n: str = "${data.n}") -> list[tuple[int, Any]]:
+    """Return (ms, value) of each firing; events are (ms, key and number, for example a1)."""
+    given = [
+        (at, Event(id=name, source="/s", type="t", data={"k": name[0], "n": int(name[1:].rstrip("+"))}))
+        for at, name in events
+    ]
+    found = simulate(rule(operators, n), given)
+    assert [f.trouble for f in found if f.trouble] == []
+    return [(f.at_ms, f.args["n"]) for f in found]
+
+
+K = 'key: "${data.k}"'
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        # throttle: so many in a period that begins with an event
+        (f"throttle: {{{K}, per: 10s}}", [(0, "a1"), (9_999, "a2"), (10_000, "a3")], [(0, 1), (10_000, 3)]),
+        (f"throttle: {{{K}, per: 10s}}", [(0, "a1"), (1, "b2"), (2, "a3")], [(0, 1), (1, 2)]),
+        ("throttle: {per: 10s}", [(0, "a1"), (1, "b2")], [(0, 1)]),
+        (
+            "throttle: {count: 2, per: 10s}",
+            [(0, "a1"), (1, "a2"), (2, "a3"), (10_000, "a4"), (10_001, "a5"), (10_002, "a6")],
+            [(0, 1), (1, 2), (10_000, 4), (10_001, 5)],
+        ),
+        # sample: the first, every so many, begins anew after a pause
+        (f"sample: {{{K}, first: 2}}", [(0, "a1"), (1, "a2"), (2, "a3"), (3, "b4")], [(0, 1), (1, 2), (3, 4)]),
+        (f"sample: {{{K}, every: 2}}", [(n, f"a{n}") for n in range(5)], [(0, 0), (2, 2), (4, 4)]),
+        (f"sample: {{{K}, every: 2, first: 2}}", [(n, f"a{n}") for n in range(9)], [(0, 0), (2, 2)]),
+        (
+            f"sample: {{{K}, first: 1, ttl: 5s}}",
+            [(0, "a1"), (4_000, "a2"), (8_999, "a3"), (14_000, "a4")],
+            [(0, 1), (14_000, 4)],
+        ),
+        # debounce: the newest, once it is quiet, or after max
+        (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (4_999, "a2"), (20_000, "a3")], [(9_999, 2), (25_000, 3)]),
+        (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (1, "b2")], [(5_000, 1), (5_001, 2)]),
+        (
+            f"debounce: {{{K}, quiet: 5s, max: 8s}}",
+            [(0, "a1"), (4_000, "a2"), (7_000, "a3"), (9_000, "a4")],
+            [(8_000, 3), (14_000, 4)],
+        ),
+        (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (0, "a2")], [(5_000, 2)]),
+        # one after the other
+        (
+            f"dedupe: {{{K}, ttl: 1s}}, debounce: {{quiet: 5s}}",
+            [(0, "a1"), (500, "a2"), (2_000, "b3")],
+            [(7_000, 3)],
+        ),
+        ("throttle: {per: 1s}, sample: {every: 2}", [(n * 500, f"a{n}") for n in range(7)], [(0, 0), (2_000, 4)]),
+    ],
+)
+def test_operators_for_single_events(
+    operators: str, events: list[tuple[int, str]], expected: list[tuple[int, int]]
+) -> None:
+    assert fired(operators, events) == expected
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        (f"count: {{{K}, n: 2, within: 5s}}", [(0, "a1"), (4_999, "a2")], [(4_999, [1, 2])]),
+        (f"count: {{{K}, n: 2, within: 5s}}", [(0, "a1"), (5_000, "a2"), (9_000, "a3")], [(9_000, [2, 3])]),
+        (f"count: {{{K}, n: 2, within: 5s}}", [(0, "a1"), (1, "b2"), (2, "a3")], [(2, [1, 3])]),
+        # after it has fired it counts from nothing
+        ("count: {n: 2, within: 5s}", [(n, f"a{n}") for n in range(5)], [(1, [0, 1]), (3, [2, 3])]),
+        # an event that is told twice counts once
+        ("count: {n: 2, within: 5s}", [(0, "a1"), (1, "a1"), (2, "a2")], [(2, [1, 2])]),
+        # many that are too old, before those that count
+        (
+            "count: {n: 3, within: 5s}",
+            [(n * 4_000, f"a{n}") for n in range(40)] + [(156_500, "a50")],
+            [(156_500, [38, 39, 50])],
+        ),
+        ("count: {n: 1, within: 1s}", [(0, "a1")], [(0, [1])]),
+    ],
+)
+def test_count_fires_for_events_within_a_time(
+    operators: str, events: list[tuple[int, str]], expected: list[tuple[int, list[int]]]
+) -> None:
+    assert fired(operators, events, MANY) == expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("${sum.data.n}", 18),
+        ("${min.data.n}", 1),
+        ("${max.data.n}", 9),
+        ("${mean.data.n}", 4.5),
+        ("${p50.data.n}", 3),
+        ("${p95.data.n}", 9),
+        ("${p1.data.n}", 1),
+        ("${distinct.data.k}", ["a", "b"]),
+        ("${max.data.n - min.data.n}", 8),
+        ("${count}: ${sum.data.n}", "4: 18"),
+    ],
+)
+def test_arguments_may_aggregate_a_batch(reference: str, expected: Any) -> None:
+    events = [(0, "a1"), (1, "b3"), (2, "a5"), (3, "a9")]
+    assert fired("batch: {count: 4}", events, reference) == [(3, expected)]
+
+
+def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
+    found = simulate(
+        rule("batch: {count: 1}", "${sum.data.k}"), [(0, Event(id="1", source="/s", type="t", data={"k": "x"}))]
+    )
+    assert found[0].trouble == "${sum...} is of numbers, and an event has 'x'"
+
+
+@pytest.mark.parametrize(
+    ("operators", "message"),
+    [
+        ("debounce: {max: 5s}", "`debounce` lacks the key 'quiet'"),
+        ("debounce: {quiet: 5s, max: 4s}", "debounce.max is shorter than debounce.quiet"),
+        ("throttle: {count: 3}", "`throttle` lacks the key 'per'"),
+        ("throttle: {count: 0, per: 1s}", "throttle.count is 0; it takes 1 to 1,000,000"),
+        ("sample: {ttl: 1s}", "`sample` needs `first` or `every`, or both"),
+        ("sample: {evry: 1}", "`sample` has no key 'evry'"),
+        ("count: {n: 3}", "`count` lacks the key 'within'"),
+        ("count: {n: 3, within: 1s}, batch: {count: 2}", "`count` buffers events, and `batch` would come after it"),
+    ],
+)
+def test_mistakes_are_named(operators: str, message: str) -> None:
+    with pytest.raises(RuleFileError) as e:
+        rule(operators, "1")
+    assert message in str(e.value)
+
+
+@pytest.mark.parametrize("reference", ["${sum.data.n}", "${each.data.n}"])
+def test_arguments_of_one_event_have_no_aggregates(reference: str) -> None:
+    with pytest.raises(RuleFileError, match="is for the arguments of rules with `count` or `batch`"):
+        rule("throttle: {per: 1s}", reference)
