@@ -1,4 +1,4 @@
-"""AppliedPositions: offsets up to which the view has the log, and who waits for them."""
+"""AppliedPositions: offsets up to which the view has the log, and waits for them."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from oncue.protocol.records import Call, TaskRecord
 from oncue.task_lifecycle import State, TaskState
 from oncue.view import rows
 from oncue.view.bulk_sql import fetch, fetch_each
-from oncue.view.causes import Cause, Key, causes
+from oncue.view.chains.causes import Cause, Key, causes
+from oncue.view.chains.traces import TracedTask, following
 from oncue.view.interning import CallCache
 from oncue.view.rows import ended_of, event_of
 from oncue.view.tasks import ClosedTask
-from oncue.view.traces import TracedTask, following
 
 #: seq, call, accepted_us, attempt, due_us, task
 OpenRow = tuple[int, Call, int, int, int, TaskRecord]

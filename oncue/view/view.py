@@ -32,7 +32,8 @@ from oncue.view import (
     use_rows,
 )
 from oncue.view.applied_positions import AppliedPositions
-from oncue.view.causes import Cause, Key
+from oncue.view.chains.causes import Cause, Key
+from oncue.view.chains.traces import TracedTask
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
@@ -41,7 +42,6 @@ from oncue.view.queries import OpenRow, TaskQueries, TaskRun
 from oncue.view.readers import ReaderPool
 from oncue.view.schema import open_writer
 from oncue.view.tasks import ClosedTask
-from oncue.view.traces import TracedTask
 from oncue.view.writer import ViewWriter
 
 

@@ -15,8 +15,8 @@ from oncue.protocol import cloudevents
 from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import Event
 from oncue.protocol.topics import EVENTS
-from oncue.view.causes import Key
-from oncue.view.traces import TracedTask
+from oncue.view.chains.causes import Key
+from oncue.view.chains.traces import TracedTask
 
 MOST = 1_000  # tasks of one trace
 

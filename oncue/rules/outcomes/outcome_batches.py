@@ -21,7 +21,7 @@ from oncue.protocol.records import Call, Ended, Event, ResultFrame, Stored
 from oncue.rules.outcomes.outcome_event import outcome_event
 from oncue.task_lifecycle import TaskState
 from oncue.view import View
-from oncue.view.causes import Cause
+from oncue.view.chains.causes import Cause
 
 VIEW_S = 30.0  # between two lines in the log while the view is behind
 TASKS = 128  # whose arguments and values are in memory at a time

@@ -18,7 +18,7 @@ from oncue.protocol.event_types import OUTCOME_SOURCE, OUTCOME_TYPE
 from oncue.protocol.records import OK, Event, Failure
 from oncue.protocol.run_options import TaskFiles
 from oncue.task_lifecycle import STATE_WORDS, Attempt, TaskState
-from oncue.view.causes import Cause
+from oncue.view.chains.causes import Cause
 
 VALUE_BYTES = 64 * 1024  # of the arguments, of the result and of the first event; larger ones are left out
 TEXT_CHARS = 8_192  # of a failure's message and traceback

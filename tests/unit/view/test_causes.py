@@ -9,7 +9,7 @@ from oncue.protocol import cloudevents
 from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import VERSION, Call, Event, TaskFrame, TaskRecord
 from oncue.protocol.topics import EVENTS, TASKS_PREFIX
-from oncue.view.causes import LONGEST, Cause
+from oncue.view.chains.causes import LONGEST, Cause
 from tests.unit.view.view_harness import ViewHarness, run
 
 CALL = Call(VERSION, "f" * 64, "ep", "ann", "f", "rule", 1)

@@ -12,7 +12,7 @@ from oncue.protocol.records import ERROR, OK, VERSION, Call, Ended, Event, Failu
 from oncue.protocol.run_options import TaskFile
 from oncue.rules.outcomes.outcome_event import FIELDS, outcome_event
 from oncue.task_lifecycle import TaskState, accept, end
-from oncue.view.causes import Cause
+from oncue.view.chains.causes import Cause
 
 ID = bytes(range(16))
 CALL = Call(VERSION, "hash", "ep_1", "ann", "reconstruct", "scans", 3)

@@ -11,7 +11,7 @@ from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import Call
 from oncue.task_lifecycle import TaskState
 from oncue.view import rows
-from oncue.view.causes import LONGEST, Key
+from oncue.view.chains.causes import LONGEST, Key
 
 _CAUSED = """SELECT task.id, task.event_source, task.event_id
 FROM json_each(?) AS wanted JOIN task INDEXED BY task_caused
