@@ -24,6 +24,7 @@ from bench import autoscaling, machine, real_scaling, virtual_agent
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 FIGURES = "figures.json"
 WORKERS = (64, 256, 1_024, 4_096, 16_384, 65_536, 131_072)
+WEAK_TASKS = 4  # a worker
 QUICK_WORKERS, QUICK_TASKS, QUICK_CPU_US = (4, 16, 64), 200, 5_000_000
 #: kind -> µs of a task, fewest workers that are worth the time
 KINDS = {"no-op": (2, 0), "sleep": (1_000_000, 0), "CPU-bound": (60_000_000, 1_024)}
@@ -48,7 +49,7 @@ def strong(quick: bool) -> dict[str, Any]:
 
 
 def weak(quick: bool) -> dict[str, Any]:
-    return _scaling(quick, lambda workers: (2 if quick else 10) * workers)
+    return _scaling(quick, lambda workers: (2 if quick else WEAK_TASKS) * workers)
 
 
 def real(quick: bool) -> dict[str, Any]:
