@@ -92,7 +92,7 @@ class KnownNodes:
         if self._settled:
             return
         self._settled = True
-        gone, self._left = {*self._left, *(self.awaited - self._here)}, []
+        gone, self._left = {*self._left, *self.awaited} - self._here, []
         self.awaited.clear()
         for key in gone:
             self.leave(key)

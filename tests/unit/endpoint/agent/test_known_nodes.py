@@ -69,6 +69,17 @@ def test_nodes_that_have_left_are_not_awaited(tmp_path: Path) -> None:
     assert not Agent(tmp_path).nodes.awaited
 
 
+def test_a_node_that_left_and_came_back_before_all_was_settled_stays_known(tmp_path: Path) -> None:
+    settled(tmp_path, A)
+    agent = Agent(tmp_path)
+    agent.nodes.join(A)
+    agent.nodes.leave(A)
+    agent.nodes.join(A)
+    agent.nodes.settle()
+    agent.end()
+    assert Agent(tmp_path).nodes.awaited == {A}
+
+
 def test_only_nodes_of_live_blocks_are_awaited(tmp_path: Path) -> None:
     settled(tmp_path, A, B)
     nodes = Agent(tmp_path).nodes
