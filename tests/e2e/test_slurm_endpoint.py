@@ -207,7 +207,7 @@ def test_a_job_that_dies_at_once_is_submitted_three_times_and_reset_tries_again(
         assert "3 blocks in a row ended before a worker had registered" in words
         assert "exit 7" in words
         assert "no such module" in words
-        assert len(endpoint.jobs()) == 3
+        assert len(endpoint.blocks("ended")) == len(endpoint.status()["blocks"]) == 3
         endpoint.system.await_true(lambda: client.endpoints.get("hpc").breaker, "the server knows it")
         found = endpoint.metrics()
         assert (found["oncue_endpoint_breaker_open", ""], found["oncue_endpoint_pending_info", "breaker"]) == (1, 1)

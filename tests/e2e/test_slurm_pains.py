@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.e2e.test_slurm_endpoint import SLOW_S, YAML, SlurmEndpoint, double, endpoint, nap
+from tests.e2e.test_slurm_service import hold
 from tests.slurm.cluster import Cluster
 
 __all__ = ["endpoint"]  # the fixture
@@ -55,22 +56,20 @@ def test_a_hiccup_of_the_scheduler_does_not_become_43_blocks(endpoint: SlurmEndp
 
 def test_0_workers_a_node_end_in_a_reason_and_not_in_blocks_for_ever(endpoint: SlurmEndpoint) -> None:
     """The endpoint believes that nodes have GPUs, and they have none."""
-    yaml = YAML.replace("workers: {per_node: 2}", "workers: {gpus: 1}").replace(
-        "limits: {", "limits: {pending_blocks: 9, "
-    )
-    (endpoint.folder / "endpoint.yaml").write_text(yaml)
+    yaml = YAML.replace("workers: {per_node: 2}", "workers: {gpus: 1}").replace("max: 2", "max: 9")
+    (endpoint.folder / "endpoint.yaml").write_text(yaml.replace("limits: {", "limits: {pending_blocks: 9, "))
     endpoint.start()
     with endpoint.system.client() as client:
-        task = client.submit(double, 1, endpoint="hpc")
+        tasks = client.map(double, range(9), endpoint="hpc")
         client.flush()
         words = str(endpoint.system.await_true(lambda: endpoint.status()["breaker"], "it opens", SLOW_S))
 
         assert "this node has 0" in words
-        assert len(endpoint.jobs()) == 3
+        assert len(endpoint.blocks("ended")) == len(endpoint.status()["blocks"]) == 3
         endpoint.system.await_true(
-            lambda: "this node has 0" in client.tasks.get(task.id).why, "the task says so", SLOW_S
+            lambda: "this node has 0" in client.tasks.get(tasks[0].id).why, "the task says so", SLOW_S
         )
-        task.cancel()
+        client.tasks.cancel([t.id for t in tasks])
 
 
 def test_scale_in_ends_idle_blocks_and_no_running_task(endpoint: SlurmEndpoint, tmp_path: Path) -> None:
@@ -79,14 +78,17 @@ def test_scale_in_ends_idle_blocks_and_no_running_task(endpoint: SlurmEndpoint, 
     note = str(tmp_path / "note")
     with endpoint.system.client() as client:
         tasks = [client.submit(nap, 6.0, note, endpoint="hpc") for _ in range(4)]
-        endpoint.await_running(note, 4)  # on both blocks
-        long = client.submit(nap, 15.0, note, endpoint="hpc")
-        client.flush()
-        endpoint.system.await_true(lambda: len(endpoint.slurm.active_jobs()) == 1, "one block is given back", SLOW_S)
-        assert long.result(SLOW_S)
+        endpoint.await_running(note, 4)
+        started, release = tmp_path / "started", tmp_path / "release"
+        long = client.submit(hold, str(started), str(release), endpoint="hpc")
         assert all(t.result(SLOW_S) for t in tasks)
+        endpoint.system.await_true(started.exists, "the long one runs", SLOW_S)
+        endpoint.system.await_true(lambda: len(endpoint.slurm.active_jobs()) == 1, "one block is given back", SLOW_S)
+        assert not long.done()
+        release.touch()
+        assert long.result(SLOW_S) == "done"
 
-    assert len(Path(note).read_text().splitlines()) == 5, "each ran once"
+    assert len(Path(note).read_text().splitlines()) == len(tasks), "each ran once"
 
 
 @pytest.mark.parametrize("how", ["the agent and the job", "the process of the node"])
