@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from bench.slurm_endpoint import NAME, SlurmEndpoint, is_here, slurm_endpoint
-from oncue.endpoint.blocks import WAITING
-from oncue.endpoint.scaling import ScalingLimits
+from oncue.endpoint.blocks.scaling import ScalingLimits
+from oncue.endpoint.blocks.table import WAITING
 from tests.simulation.block_world import BlockWorld
 
 COLUMNS = ("s", "waiting", "running", "blocks_pending", "blocks_running", "workers")

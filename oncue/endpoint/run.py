@@ -32,8 +32,8 @@ from oncue.endpoint.agent.journal import DiskFile, Journal
 from oncue.endpoint.agent.servers import ServerList
 from oncue.endpoint.agent.session import SessionPhase
 from oncue.endpoint.agent.socket import AgentSocket, ConnectionProblem
-from oncue.endpoint.block_limits import most_workers
-from oncue.endpoint.block_workers import BlockWorkers, open_blocks
+from oncue.endpoint.blocks.limits import most_workers
+from oncue.endpoint.blocks.workers import BlockWorkers, open_blocks
 from oncue.endpoint.containers.catalog import CONTAINERS, NONE
 from oncue.endpoint.control_files import KEEP_BLOCKS, StopMode, forget_requests, requested_stop
 from oncue.endpoint.folder_claim import FolderClaim

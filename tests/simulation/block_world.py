@@ -12,7 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from oncue.endpoint.agent.journal import BLOCK, BLOCK_HISTORY, Journal, pack
-from oncue.endpoint.block_records import (
+from oncue.endpoint.blocks.breaker import DEATHS, WINDOW_US
+from oncue.endpoint.blocks.records import (
     BlockEffect,
     BlockPhase,
     CancelJobs,
@@ -23,10 +24,9 @@ from oncue.endpoint.block_records import (
     ReleaseBlock,
     SubmitBlock,
 )
-from oncue.endpoint.blocks import BlockTable, NewBlock
-from oncue.endpoint.breaker import DEATHS, WINDOW_US
+from oncue.endpoint.blocks.scaling import Demand, ScalingLimits
+from oncue.endpoint.blocks.table import BlockTable, NewBlock
 from oncue.endpoint.providers.jobs import JobEnding, JobState
-from oncue.endpoint.scaling import Demand, ScalingLimits
 from oncue.protocol.codec import encode
 from tests.simulation.clock import Clock
 from tests.simulation.scheduler import SECOND, SimJob, SimScheduler, SubmitError

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from oncue.endpoint.block_records import BlockHistory, BlockPhase, BlockRecord, CancelJobs, DrainBlock
-from oncue.endpoint.blocks import BlockTable
-from oncue.endpoint.live_block import LiveBlock
+from oncue.endpoint.blocks.live_block import LiveBlock
+from oncue.endpoint.blocks.records import BlockHistory, BlockPhase, BlockRecord, CancelJobs, DrainBlock
+from oncue.endpoint.blocks.scaling import Demand
+from oncue.endpoint.blocks.table import BlockTable
 from oncue.endpoint.providers.jobs import JobState, JobStatus
-from oncue.endpoint.scaling import Demand
 from tests.simulation.block_world import BlockWorld
 
 SEEDS, BUNCH, MUTANT_SEEDS = 400, 100, 400

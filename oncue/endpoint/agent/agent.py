@@ -24,7 +24,7 @@ from oncue.endpoint.agent.held_tasks import HeldTasks
 from oncue.endpoint.agent.node_shares import NodeShares
 from oncue.endpoint.agent.session import SILENCE_US, AgentSession, SessionPhase
 from oncue.endpoint.agent.unclaimed_tasks import CLAIM_US
-from oncue.endpoint.block_records import BlocksUsage
+from oncue.endpoint.blocks.records import BlocksUsage
 from oncue.endpoint.machine_use import MachineUse
 from oncue.endpoint.pool.base import WorkerStates
 from oncue.errors import Refused, Undecodable

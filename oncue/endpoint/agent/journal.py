@@ -27,7 +27,7 @@ import msgspec
 from oncue.disk.durable_files import sync_folder
 from oncue.disk.space import NO_SPACE
 from oncue.endpoint.agent.known_nodes import NodeKey
-from oncue.endpoint.block_records import BlockHistory, BlockRecord
+from oncue.endpoint.blocks.records import BlockHistory, BlockRecord
 from oncue.errors import Undecodable
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Ended, Stored, TaskRecord

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from oncue.clocks.process import now_us
 from oncue.endpoint.agent.known_nodes import KnownNodes, NodeKey
 from oncue.endpoint.agent.unclaimed_tasks import ClaimedTasks
-from oncue.endpoint.durations import Durations
+from oncue.endpoint.blocks.durations import Durations
 from oncue.endpoint.nodes.content import NodeContent
 from oncue.endpoint.nodes.gangs import Gangs, key_of
 from oncue.endpoint.nodes.key_nodes import KeyNodes

@@ -13,7 +13,7 @@ from oncue.endpoint.agent.effects import Connect, Effect, RememberServers, RunTa
 from oncue.endpoint.agent.fetcher import BlobCache
 from oncue.endpoint.agent.journal import BLOCK, Journal, pack
 from oncue.endpoint.agent.session import SessionPhase
-from oncue.endpoint.block_records import BlockPhase, BlockRecord
+from oncue.endpoint.blocks.records import BlockPhase, BlockRecord
 from oncue.protocol import bridge
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.payload import pack_args

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from oncue.endpoint.agent.journal import ENDED, HEAD, SPARE_BYTES, DiskFile, Journal, pack, scan
-from oncue.endpoint.block_records import BlockHistory, BlockPhase, BlockRecord
+from oncue.endpoint.blocks.records import BlockHistory, BlockPhase, BlockRecord
 from oncue.protocol.codec import encode
 from oncue.protocol.records import OK, VERSION, Call, Ended, TaskRecord
 

@@ -6,8 +6,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncue.endpoint.block_records import BlockHistory, BlockPhase
-from oncue.endpoint.breaker import (
+from oncue.endpoint.blocks.breaker import (
     DEATHS,
     WINDOW_US,
     pause_us,
@@ -18,7 +17,8 @@ from oncue.endpoint.breaker import (
     with_reset,
     with_submission,
 )
-from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, plan, with_use
+from oncue.endpoint.blocks.records import BlockHistory, BlockPhase
+from oncue.endpoint.blocks.scaling import BlockUse, Demand, Plan, ScalingLimits, plan, with_use
 
 NOW, SECOND = 1_700_000_000_000_000, 1_000_000
 FREE = ScalingLimits(max=100, nodes=2, workers=4, pending=100, submits=0)

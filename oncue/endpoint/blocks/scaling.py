@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from oncue.endpoint.block_records import BlockHistory, BlockPhase
-from oncue.endpoint.breaker import DEATHS, Allowance, after_deaths, after_refusals, span
-from oncue.endpoint.gang_packing import Packing, pack_gangs
+from oncue.endpoint.blocks.breaker import DEATHS, Allowance, after_deaths, after_refusals, span
+from oncue.endpoint.blocks.gang_packing import Packing, pack_gangs
+from oncue.endpoint.blocks.records import BlockHistory, BlockPhase
 
 HOUR_US = 3_600_000_000
 WEEK_S = 7 * 86_400.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oncue.endpoint.durations import Durations
-from oncue.endpoint.task_walltimes import HAND_BACKS, LONG_US, TaskWalltimes
+from oncue.endpoint.blocks.durations import Durations
+from oncue.endpoint.blocks.task_walltimes import HAND_BACKS, LONG_US, TaskWalltimes
 from oncue.protocol.run_options import Resources, RunOptions
 
 SECOND = 1_000_000

@@ -18,11 +18,12 @@ import msgspec
 
 from oncue import curve
 from oncue.clocks.process import now_us
-from oncue.endpoint import block_status
 from oncue.endpoint.agent.agent import Agent
 from oncue.endpoint.agent.journal import BLOCK, BLOCK_HISTORY, Journal, pack
-from oncue.endpoint.block_limits import node_resources, scaling_limits, stated_resources
-from oncue.endpoint.block_records import (
+from oncue.endpoint.blocks import status as block_status
+from oncue.endpoint.blocks.limits import node_resources, scaling_limits, stated_resources
+from oncue.endpoint.blocks.live_block import NewBlock
+from oncue.endpoint.blocks.records import (
     BlockEffect,
     BlockRecord,
     BlocksUsage,
@@ -34,9 +35,11 @@ from oncue.endpoint.block_records import (
     ReleaseBlock,
     SubmitBlock,
 )
-from oncue.endpoint.blocks import BlockTable
+from oncue.endpoint.blocks.scaling import Demand, ScalingLimits
+from oncue.endpoint.blocks.table import BlockTable
+from oncue.endpoint.blocks.task_sizes import TaskSizes
+from oncue.endpoint.blocks.task_walltimes import TaskWalltimes
 from oncue.endpoint.control_files import KEEP_BLOCKS, RESET_BLOCKS
-from oncue.endpoint.live_block import NewBlock
 from oncue.endpoint.loop import AgentLoop
 from oncue.endpoint.nodes.launch import NodeLaunch, open_nodes, pinning_arguments
 from oncue.endpoint.nodes.node_folder import cleanup_command
@@ -56,10 +59,7 @@ from oncue.endpoint.providers.job_events import (
 )
 from oncue.endpoint.providers.job_thread import JobThread
 from oncue.endpoint.providers.jobs import JobRequest
-from oncue.endpoint.scaling import Demand, ScalingLimits
 from oncue.endpoint.settings import EndpointSettings
-from oncue.endpoint.task_sizes import TaskSizes
-from oncue.endpoint.task_walltimes import TaskWalltimes
 from oncue.protocol.codec import encode
 from oncue.protocol.records import Call
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from oncue.endpoint.block_records import BlockHistory
+from oncue.endpoint.blocks.records import BlockHistory
 
 DEATHS, WINDOW_US = 3, 600_000_000
 FIRST_PAUSES_US = (15_000_000, 60_000_000)

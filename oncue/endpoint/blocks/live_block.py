@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from oncue.endpoint.block_records import BlockHistory, BlockPhase, BlockRecord
-from oncue.endpoint.scaling import BlockUse
+from oncue.endpoint.blocks.records import BlockHistory, BlockPhase, BlockRecord
+from oncue.endpoint.blocks.scaling import BlockUse
 
 QUICK_US = 60_000_000  # a block that fails within it, counts as dead though a worker registered
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oncue.endpoint.block_records import BlockPhase, BlockRecord, end_words, ended_well
+from oncue.endpoint.blocks.records import BlockPhase, BlockRecord, end_words, ended_well
 
 NOISE = "INFO oncue.agent: the agent needs this node no more\n"
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from oncue.endpoint.block_records import BlockPhase, BlockRecord, BlocksUsage, end_words, ended_well
-from oncue.endpoint.blocks import WAITING, BlockTable
-from oncue.endpoint.breaker import is_open
+from oncue.endpoint.blocks.breaker import is_open
+from oncue.endpoint.blocks.records import BlockPhase, BlockRecord, BlocksUsage, end_words, ended_well
+from oncue.endpoint.blocks.scaling import spent_node_s
+from oncue.endpoint.blocks.table import WAITING, BlockTable
 from oncue.endpoint.nodes.node_info import NodeInfo
-from oncue.endpoint.scaling import spent_node_s
 from oncue.protocol.reports import MOST_BLOCKS, BlockReport
 
 SHOWN_ENDED = 5  # the newest

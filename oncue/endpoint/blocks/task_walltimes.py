@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from oncue.endpoint.durations import Durations
-from oncue.endpoint.scaling import end_margin_s
+from oncue.endpoint.blocks.durations import Durations
+from oncue.endpoint.blocks.scaling import end_margin_s
 from oncue.protocol.run_options import Resources, RunOptions, merged
 from oncue.quantities import duration_text
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncue.endpoint.durations import Durations
+from oncue.endpoint.blocks.durations import Durations
 
 
 def test_nothing_is_known_at_first() -> None:

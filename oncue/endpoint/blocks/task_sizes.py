@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from oncue.endpoint.gang_packing import MOST_GANGS
+from oncue.endpoint.blocks.gang_packing import MOST_GANGS
+from oncue.endpoint.blocks.scaling import ScalingLimits
 from oncue.endpoint.options.apply import NodeResources
 from oncue.endpoint.pool.capacity import NodeCapacity
-from oncue.endpoint.scaling import ScalingLimits
 from oncue.protocol.run_options import Resources, RunOptions, merged
 from oncue.quantities import duration_text
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from oncue.endpoint.blocks.scaling import ScalingLimits
+from oncue.endpoint.blocks.task_sizes import TaskSizes
 from oncue.endpoint.options.apply import NodeResources
-from oncue.endpoint.scaling import ScalingLimits
-from oncue.endpoint.task_sizes import TaskSizes
 from oncue.protocol.run_options import Resources, RunOptions
 
 GB = 1 << 30

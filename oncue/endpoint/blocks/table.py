@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from oncue.endpoint import breaker
-from oncue.endpoint.block_records import (
+from oncue.endpoint.blocks import breaker
+from oncue.endpoint.blocks.live_block import QUICK_US, BlockStore, LiveBlock, NewBlock, use_of
+from oncue.endpoint.blocks.records import (
     STDERR_CHARS,
     BlockEffect,
     BlockHistory,
@@ -32,9 +33,8 @@ from oncue.endpoint.block_records import (
     end_words,
     mark_of,
 )
-from oncue.endpoint.live_block import QUICK_US, BlockStore, LiveBlock, NewBlock, use_of
+from oncue.endpoint.blocks.scaling import BlockUse, Demand, Plan, ScalingLimits, covers, end_margin_s, plan, with_use
 from oncue.endpoint.providers.jobs import SETTLE_S, JobEnding, JobState, JobStatus
-from oncue.endpoint.scaling import BlockUse, Demand, Plan, ScalingLimits, covers, end_margin_s, plan, with_use
 
 SECOND_US = 1_000_000
 SEARCH_US, SETTLE_US = 5_000_000, int(SETTLE_S * 1e6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from oncue.endpoint.block_records import BlockPhase
-from oncue.endpoint.block_status import block_rows, breaker_words, node_hours, waiting_words
-from oncue.endpoint.blocks import JOIN_US, BlockTable
+from oncue.endpoint.blocks.records import BlockPhase
+from oncue.endpoint.blocks.scaling import ScalingLimits
+from oncue.endpoint.blocks.status import block_rows, breaker_words, node_hours, waiting_words
+from oncue.endpoint.blocks.table import JOIN_US, BlockTable
 from oncue.endpoint.providers.jobs import JobEnding, JobState, JobStatus
-from oncue.endpoint.scaling import ScalingLimits
 from tests.simulation.block_world import BlockWorld, SimNode
 from tests.simulation.scheduler import SECOND
 

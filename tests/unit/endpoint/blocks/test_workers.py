@@ -10,7 +10,9 @@ from bench.simulated_nodes import SimulatedNodes
 from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
 from oncue.endpoint.agent.journal import Journal
-from oncue.endpoint.block_workers import BlockWorkers
+from oncue.endpoint.blocks.scaling import ScalingLimits
+from oncue.endpoint.blocks.task_sizes import TaskSizes
+from oncue.endpoint.blocks.workers import BlockWorkers
 from oncue.endpoint.nodes.addresses import AgentAddresses
 from oncue.endpoint.nodes.content import DiskContent
 from oncue.endpoint.nodes.launch import NodeLaunch
@@ -20,8 +22,6 @@ from oncue.endpoint.options.apply import NodeResources
 from oncue.endpoint.providers.job_events import JobEvent, Submitted
 from oncue.endpoint.providers.job_thread import JobThread
 from oncue.endpoint.providers.jobs import JobRequest
-from oncue.endpoint.scaling import ScalingLimits
-from oncue.endpoint.task_sizes import TaskSizes
 from oncue.protocol import bridge
 
 NODES, START_US = 200, 1_000_000_000

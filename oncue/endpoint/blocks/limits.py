@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from oncue.endpoint.blocks.scaling import WEEK_S, ScalingLimits
 from oncue.endpoint.options.apply import NodeResources, resources_here, worker_count
 from oncue.endpoint.options.options import EndpointOptions
-from oncue.endpoint.scaling import WEEK_S, ScalingLimits
 
 PLENTY = 1 << 62
 MOST_WORKERS = 200_000  # an agent may hold a million tasks
