@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from oncue.errors import OncueError, ShellFailed
+from oncue.errors import OncueError, ShellFailed, TaskCancelled, TaskLost
 from tests.e2e.running import system_in
 from tests.e2e.test_slurm_endpoint import SLOW_S, YAML, SlurmEndpoint
 from tests.slurm.cluster import Cluster
@@ -110,3 +111,29 @@ def test_ranks_of_an_mpi_function_run_on_the_reserved_nodes(endpoint: SlurmEndpo
         assert failed.value.returncode == 3
         one = client.mpi('echo "$SLURM_NNODES $SLURM_NTASKS"', ranks=2, endpoint="hpc").result(SLOW_S)
         assert one.stdout.split("\n")[:2] == ["1 2", "1 2"]
+
+
+def test_a_cancel_ends_all_ranks_and_a_lost_node_ends_the_task_with_the_reason(endpoint: SlurmEndpoint) -> None:
+    (endpoint.folder / "endpoint.yaml").write_text(PAIR)
+    endpoint.start()
+    note = str(endpoint.folder / "note")
+    script = "trap '' TERM; echo $$ >> ${note}; while :; do sleep 1; done"
+    with endpoint.system.client() as client:
+        stubborn = client.mpi(script, nodes=2, endpoint="hpc", note=note)
+        endpoint.await_running(note, 2)
+        ranks = [int(line) for line in Path(note).read_text().split()]
+
+        stubborn.cancel()
+
+        with pytest.raises(TaskCancelled):
+            stubborn.result(SLOW_S)
+        endpoint.system.await_true(lambda: not any(map(psutil.pid_exists, ranks)), "all ranks end", SLOW_S)
+        Path(note).unlink()
+        task = client.mpi("echo $$ >> ${note}; sleep 600", nodes=2, endpoint="hpc", note=note)
+        endpoint.await_running(note, 2)
+        (job,) = endpoint.slurm.active_jobs()
+
+        endpoint.slurm.kill_node("n2")
+
+        with pytest.raises(TaskLost, match=f"the node n2 of job {job}"):
+            task.result(SLOW_S)
