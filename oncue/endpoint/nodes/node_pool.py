@@ -355,14 +355,15 @@ class NodePool:
 
     # ------------------------------------------------------------ its end
 
-    def tick(self, now_us: int) -> bool:
+    def tick(self, now_us: int, read_us: int | None = None) -> bool:
         """Send heartbeats, notice silence, take back what waits there.
 
-        Return True if something has changed.
+        `read_us`: all that had arrived then has been read; None: now. Return True if something has
+        changed.
         """
         self.now_us = max(self.now_us, now_us)
         session = self.session
-        silent_us = self.now_us - session.received_us
+        silent_us = (self.now_us if read_us is None else read_us) - session.received_us
         if silent_us > SILENT_US:
             self.lose(f"it was silent for {SILENT_US / 1e6:g} s")
         elif self._closed_us and self.now_us - self._closed_us > CLOSED_US:

@@ -32,6 +32,7 @@ from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
 TICK_US = 100_000
+STOPPED_US = 2_000_000  # without a tick; and then until what had arrived can surely be read
 MOST_NODES = 100_000
 
 
@@ -56,6 +57,8 @@ class PoolSet:
         self.content, self.claim, self.sizer = content, claim, ChunkSizer()
         self._link, self._epoch = link, epoch
         self._next_tick_us = 0
+        self._read_us = 0  # when all that the nodes had sent was read last
+        self._ticked_us = self._resumed_us = 0  # this process was stopped before, or had no time
         self.now_us = 0
         self._known, self.told = known, known.told
         self._pools: dict[NodeKey, NodePool] = {}
@@ -350,11 +353,16 @@ class PoolSet:
         """Read what is there, and do what is due at the nodes."""
         self.now_us = max(self.now_us, now_us)
         self._link.receive(self.on_message)
+        if self.now_us - self._ticked_us > STOPPED_US:
+            self._resumed_us = self.now_us
+        self._ticked_us = self.now_us
+        if not self._link.readable and self.now_us - self._resumed_us > STOPPED_US:
+            self._read_us = self.now_us
         if self.now_us < self._next_tick_us:
             return
         self._next_tick_us = self.now_us + TICK_US
         for pool in list(self._pools.values()):
-            if pool.tick(self.now_us):
+            if pool.tick(self.now_us, self._read_us):
                 self._changed(pool)
 
     def close(self, grace_s: float) -> None:
