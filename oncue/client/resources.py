@@ -330,8 +330,7 @@ class Events(Resource):
 
         Raises NotFound.
         """
-        given = {"task": task} if task else {"offset": offset}
-        return self._get(r.Trace, "/v1/trace", **given)
+        return self._get(r.Trace, f"/v1/tasks/{in_path(task)}/trace" if task else f"/v1/events/{offset}/trace")
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:
         """Emit an event (CloudEvents JSON with an id).

@@ -200,6 +200,11 @@ class ActiveRules:
         found = self._outcomes.candidates(event)
         return [e for e in found if e.deployment.owner == owner and e.since_us <= at_us]
 
+    @property
+    def follow_any(self) -> bool:
+        """True if there is a rule on outcomes."""
+        return bool(self._followed)
+
     def follow(self, call: Call) -> bool:
         """Return True if a rule is about outcomes of tasks with this call."""
         rules = self._followed.get(call.owner)

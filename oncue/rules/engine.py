@@ -42,6 +42,7 @@ from oncue.rules.task_frames import EndpointDirectory, commit
 GROUP = "rules"
 OUTCOMES_GROUP = "rules.outcomes"
 OUTCOMES_S = 2.0  # between two commits of outcomes that start no rule
+SKIP_S = 0.2  # while no rule is on outcomes, those of this time are skipped together
 MAX_BATCHES = 16  # in one commit
 EXPLAINS = 16  # questions that may wait for one another
 LARGE_BYTES = 128 * 1024  # of an event that is decoded beside the event loop
@@ -109,6 +110,9 @@ class Engine:
         try:
             while True:
                 batches = await reader.next(max_batches=MAX_BATCHES)
+                if not self.active_rules.follow_any and len(batches) < MAX_BATCHES:
+                    # Nobody waits for these. Rules of a deploy meanwhile are in force for them.
+                    await asyncio.sleep(SKIP_S)
                 late = time.monotonic() > committed + OUTCOMES_S
                 if await self.step_outcomes(batches, outcomes, late):
                     committed = time.monotonic()

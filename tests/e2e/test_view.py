@@ -15,6 +15,7 @@ from tests.e2e.running import PATIENCE_S, System
 LISTS = ("/v1/tasks", "/v1/events", "/v1/functions", "/v1/dead", "/v1/tokens", "/v1/deployments/all")
 #: True of the running server only, or counted since its start.
 LIVE = {"since_us", "fired", "emitted", "last_us", "busy", "workers", "host", "agent_version", "python", "state"}
+LIVE |= {"idle", "starting", "nodes", "cores", "load", "memory_bytes", "memory_used_bytes"}  # of reports
 RULES = """
 rules:
   - {name: adding, on: {type: scan.done}, match: {data.n: {gt: 1}},

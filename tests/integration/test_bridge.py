@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 from oncue import curve
@@ -19,6 +20,7 @@ class CountingChannel:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.pending = SimpleNamespace()
 
     def on_stored(self) -> None:
         self.calls += 1

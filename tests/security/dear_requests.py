@@ -255,7 +255,8 @@ DEAR: dict[str, Maker] = {
         for q in ("", "?type=dear", "?since_us=1", "?id=nothing", "?rule=zqmark-rule", "?endpoint={endpoint}")
     ],
     "GET /v1/events/{offset}": get("/v1/events/{offset}"),
-    "GET /v1/trace": get("/v1/trace?task={task}"),
+    "GET /v1/events/{offset}/trace": get("/v1/events/{offset}/trace"),
+    "GET /v1/tasks/{id}/trace": get("/v1/tasks/{task}/trace"),
     "GET /v1/triggers": get("/v1/triggers"),
     "GET /v1/triggers/{name}": get("/v1/triggers/zqmark-files"),
     "GET /v1/triggers/{name}/file": get(f"/v1/triggers/zqmark-files/file?path={'a/' * 3_000}"),

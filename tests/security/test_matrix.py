@@ -125,10 +125,8 @@ CASES: dict[str, list[Case]] = {
         Case(fixed("/v1/events/count?endpoint={endpoint}"), FORBIDDEN_OR_GONE),
     ],
     "GET /v1/events/{offset}": [Case(fixed("/v1/events/{offset}"), NOTHING)],
-    "GET /v1/trace": [
-        Case(fixed("/v1/trace?task={task}"), GONE),
-        Case(fixed("/v1/trace?offset={offset}"), NOTHING),
-    ],
+    "GET /v1/events/{offset}/trace": [Case(fixed("/v1/events/{offset}/trace"), NOTHING)],
+    "GET /v1/tasks/{id}/trace": [Case(fixed("/v1/tasks/{task}/trace"), GONE)],
     "GET /v1/triggers": [Case(fixed("/v1/triggers"), NOTHING)],
     "GET /v1/triggers/{name}": [Case(fixed("/v1/triggers/zqmark-files"), GONE)],
     "GET /v1/triggers/{name}/file": [Case(fixed("/v1/triggers/zqmark-files/file?path=zqmark-old.raw"), GONE)],

@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = [
     pytest.param(m[1], id=f"{page.name}-{n}") for page in PAGES for n, m in enumerate(BLOCK.finditer(page.read_text()))
 ]
-ENDPOINT_BLOCKS = [block for block in BLOCKS if re.search("^provider:", str(block.values[0]), re.MULTILINE)]
+ENDPOINT_BLOCKS = [block for block in BLOCKS if re.search("^(provider|mpi):", str(block.values[0]), re.MULTILINE)]
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 
 

@@ -48,11 +48,6 @@ class FileQuery(Query, frozen=True):
     path: Annotated[str, Meta(min_length=1, description="Absolute, or relative to the watched folder.")]
 
 
-class TraceQuery(Query, frozen=True):
-    offset: Annotated[int, Meta(ge=0, le=_FAR, description="Of an event.")] | None = None
-    task: Annotated[str, Meta(max_length=100, description="Id of a task.")] = ""
-
-
 class TaskFilterQuery(Query, frozen=True):
     state: Annotated[str, Meta(description="States with commas, or open, or closed.")] = ""
     endpoint: str = ""

@@ -8,14 +8,15 @@ from typing import Any
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.task_info import task_info
-from oncue.errors import Invalid, NotFound
+from oncue.errors import NotFound
 from oncue.ids import parse_task_id
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import Event
 from oncue.protocol.topics import EVENTS
-from oncue.view.chains.causes import Key
+from oncue.task_lifecycle import TaskState
+from oncue.view.chains.causes import Cause, Key
 from oncue.view.chains.traces import TracedTask
 
 MOST = 1_000  # tasks of one trace
@@ -27,23 +28,29 @@ class TraceService:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
 
-    async def get(self, caller: Caller, offset: int | None, task: str) -> r.Trace:
-        """Return the trace of an event, or of the one with which a task's chain began.
+    async def of_event(self, caller: Caller, offset: int) -> r.Trace:
+        """Return the trace of the event at an offset. Raises NotFound."""
+        event = await self._event(offset)
+        return await self._trace(caller, (event.source, event.id), event, b"")
+
+    async def of_task(self, caller: Caller, task: str) -> r.Trace:
+        """Return the trace of the event with which a task's chain began.
 
         Raises Invalid, NotFound.
         """
-        if (offset is None) == (not task):
-            raise Invalid("a trace is of an event or of a task", remedy="give `offset` or `task`, not both")
-        if offset is not None:
-            event = await self._event(offset)
-            return await self._trace(caller, (event.source, event.id), event, b"")
         task_id = parse_task_id(task)
-        found = (await self._context.view.with_causes([task_id])).get(task_id)
+        found = await self._found(task_id)
+        if found is None:  # perhaps it is newer than the view
+            await self._context.barrier(self._context.registry.tasks_topics())
+            found = await self._found(task_id)
         if found is None or found[0].call is None or not caller.sees(found[0].call.owner):
             raise NotFound(f"there is no task {task}", remedy="oncue tasks list")
         cause = found[1]
         first = b"" if cause.key is not None else cause.first
         return await self._trace(caller, cause.key or (OUTCOME_SOURCE, first.hex()), cause.event, first)
+
+    async def _found(self, task_id: bytes) -> tuple[TaskState, Cause] | None:
+        return (await self._context.view.with_causes([task_id])).get(task_id)
 
     async def _event(self, offset: int) -> Event:
         found = await self._context.view.event(offset)

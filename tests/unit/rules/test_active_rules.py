@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
+from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
 from oncue.rules.active_rules import REMOVED_KEPT, ActiveRules, RuleCompiler, RuleCounters
 
 EVENT = Event(id="1", source="/s", type="t")
@@ -84,3 +84,40 @@ def test_the_cost_of_a_rule_is_kept_while_its_text_stays() -> None:
 
     assert disabled.disabled_because
     assert disabled.cost() is cost
+
+
+def test_a_rule_on_outcomes_sees_those_of_its_owner_since_it_is_in_force() -> None:
+    def deployed(owner: str, label: str, on: dict[str, str], since: dict[str, int]) -> Deployment:
+        body = {"rules": [{"name": f"{label}-rule", "on": on, "run": {"function": "f"}}]}
+        text, functions = json.dumps(body), {"f": "0"}
+        return Deployment(VERSION, label, 2, owner, text, functions, at_us=9_000_000_000, since_us=since)
+
+    def outcome(owner: str, rule: str) -> Event:
+        data = {"owner": owner, "rule": rule, "state": "failed"}
+        return Event(id="0" * 32, source="/oncue/tasks", type="oncue.task.failed", data=data)
+
+    def call(owner: str, rule: str) -> Call:
+        return Call(VERSION, "", "", owner, "f", rule)
+
+    active = RuleCompiler().compile(
+        [
+            deployed("ann", "a", {"done": "first"}, {"a-rule": 5_000_000_000}),
+            deployed("bob", "b", {"type": "oncue.task.failed"}, {}),
+            deployed("ann", "c", {"type": "*"}, {}),
+        ]
+    )
+
+    def found(owner: str, rule: str, at_ms: int) -> list[str]:
+        return [e.rule.name for e in active.outcome_candidates(outcome(owner, rule), at_ms)]
+
+    assert found("ann", "first", 9_000_000) == ["a-rule"]
+    assert found("ann", "first", 5_000_000) == ["a-rule"]  # redeployed since
+    assert found("ann", "first", 4_000_000) == []
+    assert found("bob", "first", 9_000_000) == ["b-rule"]
+    assert found("bob", "first", 8_000_000) == []  # before its only version
+    assert found("eve", "first", 9_000_000) == []
+    assert [active.follow(call(*who)) for who in (("ann", "first"), ("ann", "other"), ("bob", ""), ("eve", "first"))] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert active.follow_any
+    assert [e.rule.name for e in active.candidates(outcome("ann", "first"))] == ["c-rule"]

@@ -48,7 +48,7 @@ SERVICES = {
         "receive": "_receive",
         "handshake": "_handshake",
     },
-    "traces": {"get": "_trace"},
+    "traces": {"of_event": "_trace_of_event", "of_task": "_trace_of_task"},
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -299,8 +299,11 @@ class MemoryBackend:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
 
-    async def _trace(self, caller: Caller, offset: int | None, task: str) -> r.Trace:
-        return r.Trace(source="/s", id=task or str(offset), tasks=[r.TracedTaskInfo(id="0" * 32, rule="r")])
+    async def _trace_of_event(self, caller: Caller, offset: int) -> r.Trace:
+        return r.Trace(source="/s", id=str(offset), tasks=[r.TracedTaskInfo(id="0" * 32, rule="r")])
+
+    async def _trace_of_task(self, caller: Caller, task: str) -> r.Trace:
+        return r.Trace(source="/s", id="e", tasks=[r.TracedTaskInfo(id=task, rule="r")])
 
     async def _triggers(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:
