@@ -239,7 +239,7 @@ class Server:
             DeadLetterService(context),
             self.tokens,
             StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage, budgets),
-            TraceService(context),
+            TraceService(context, events),
             context.wait_for,
             self.sync_registry,
         )

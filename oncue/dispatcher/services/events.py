@@ -80,21 +80,25 @@ class EventService:
         return r.EventCount(count=found, more=not all_)
 
     async def get(self, caller: Caller, offset: int) -> r.EventInfo:
-        """Return the event at an offset. Raises NotFound."""
+        """Return the event at an offset, and what it caused. Raises NotFound."""
+        return await self._event_info(caller, await self.stored(offset))
+
+    async def stored(self, offset: int) -> EventRow:
+        """Return the event at an offset, even if the view lags. Raises NotFound."""
         found = await self._context.view.event(offset)
         if found is None:
             await self._context.barrier((EVENTS,))
             found = await self._context.view.event(offset)
         if found is None:
             raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
-        return await self._event_info(caller, found)
+        return found
 
     async def _event_info(self, caller: Caller, row: EventRow) -> r.EventInfo:
         caused = await self._context.view.fired(row.event.source, row.event.id)
         fired = [(call.rule, task_id) for call, task_id in caused if caller.sees(call.owner)]
         return r.EventInfo(
             offset=row.offset,
-            event=_for_answer(cloudevents.to_json(row.event)),
+            event=for_answer(cloudevents.to_json(row.event)),
             at_us=row.at_us,
             fired=sorted({rule for rule, _ in fired}),
             tasks=[task_id.hex() for _, task_id in fired],
@@ -112,7 +116,7 @@ class EventService:
         return self._context.notifier.live(kinds, sees)
 
 
-def _for_answer(event: bytes) -> dict[str, Any]:
+def for_answer(event: bytes) -> dict[str, Any]:
     """Return an event for an answer in JSON.
 
     A large one stays encoded: to decode it, only to encode it again, would hold the loop.

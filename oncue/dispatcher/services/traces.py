@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
+from oncue.dispatcher.services.events import EventService, for_answer
 from oncue.dispatcher.services.task_info import task_info
 from oncue.errors import NotFound
 from oncue.ids import parse_task_id
@@ -14,7 +12,6 @@ from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import Event
-from oncue.protocol.topics import EVENTS
 from oncue.task_lifecycle import TaskState
 from oncue.view.chains.causes import Cause, Key
 from oncue.view.chains.traces import TracedTask
@@ -25,12 +22,12 @@ MOST = 1_000  # tasks of one trace
 class TraceService:
     """Traces of events and tasks."""
 
-    def __init__(self, context: ServerContext) -> None:
-        self._context = context
+    def __init__(self, context: ServerContext, events: EventService) -> None:
+        self._context, self._events = context, events
 
     async def of_event(self, caller: Caller, offset: int) -> r.Trace:
         """Return the trace of the event at an offset. Raises NotFound."""
-        event = await self._event(offset)
+        event = (await self._events.stored(offset)).event
         return await self._trace(caller, (event.source, event.id), event, b"")
 
     async def of_task(self, caller: Caller, task: str) -> r.Trace:
@@ -52,19 +49,10 @@ class TraceService:
     async def _found(self, task_id: bytes) -> tuple[TaskState, Cause] | None:
         return (await self._context.view.with_causes([task_id])).get(task_id)
 
-    async def _event(self, offset: int) -> Event:
-        found = await self._context.view.event(offset)
-        if found is None:
-            await self._context.barrier((EVENTS,))
-            found = await self._context.view.event(offset)
-        if found is None:
-            raise NotFound(f"there is no event at offset {offset}", remedy="oncue events list shows what there is")
-        return found.event
-
     async def _trace(self, caller: Caller, key: Key, event: Event | None, first: bytes) -> r.Trace:
         found = await self._context.view.trace(key, first, MOST + 1)
         return r.Trace(
-            event=_json(event) if event is not None else None,
+            event=for_answer(cloudevents.to_json(event)) if event is not None else None,
             source="" if first else key[0],
             id="" if first else key[1],
             tasks=[self._info(t) for t in found[:MOST] if t.state.call is not None and caller.sees(t.state.call.owner)],
@@ -87,7 +75,3 @@ class TraceService:
             ended_us=info.ended_us,
             why=info.why,
         )
-
-
-def _json(event: Event) -> dict[str, Any]:
-    return dict(json.loads(cloudevents.to_json(event)))
