@@ -181,6 +181,7 @@ class ActiveRules:
                 self.entries[entry.rule.name] = entry
         enabled = [e for e in self.entries.values() if not e.disabled_because]
         self.owners = {e.deployment.owner for e in enabled}
+        self.limited = {name: e for name, e in self.entries.items() if e.rule.node_hours is not None}
         self._index = Index([(e, e.rule.conditions) for e in enabled if e.rule.follows is None])
         following = [e for e in enabled if e.rule.follows is not None]
         self._outcomes = Index([(e, e.rule.conditions) for e in following])

@@ -69,12 +69,12 @@ class RuleBudgets:
         return await self._uses.get()
 
     async def _look(self) -> dict[str, RuleUse]:
-        entries = self._deployed.engine.active_rules.entries
-        now = now_us()
-        hours = {ms: (now - ms * 1_000) // HOUR_US for ms in {WEEK_MS, *(_period(e) for e in entries.values())}}
+        active, now = self._deployed.engine.active_rules, now_us()
+        periods = {WEEK_MS, *map(_period, active.limited.values())}
+        hours = {ms: (now - ms * 1_000) // HOUR_US for ms in periods}
         found = await self._context.view.rule_usage(list(hours.values()))
         by_period = {ms: found[hour] for ms, hour in hours.items()}
-        return await off_loop(_uses, entries, by_period)
+        return await off_loop(_uses, active.entries, by_period)
 
     async def watch(self) -> None:
         """Pause and resume the tasks of rules, until cancelled."""
@@ -87,12 +87,11 @@ class RuleBudgets:
 
     async def apply(self) -> None:
         """Pause the tasks of rules that have used what they may; resume those of others."""
-        entries = self._deployed.engine.active_rules.entries
-        limited = [name for name, e in entries.items() if e.rule.node_hours is not None]
+        limited = self._deployed.engine.active_rules.limited
         uses = await self.uses() if limited else {}
         reasons = {
-            (name, entries[name].deployment.owner): f"rule {name!r}: {use.trouble}"
-            for name in limited
+            (name, entry.deployment.owner): f"rule {name!r}: {use.trouble}"
+            for name, entry in limited.items()
             if (use := uses.get(name)) is not None and use.trouble
         }
         paused = PausedRules(reasons) if reasons else NONE_PAUSED
