@@ -26,7 +26,7 @@ from zmq.utils import z85
 
 from oncue.disk.durable_files import sync_new
 from oncue.errors import Conflict, Invalid, OncueError
-from oncue.processes.descriptors import Door
+from oncue.processes.descriptors import GuardedListener
 
 ZAP = "inproc://zeromq.zap.01"  # RFC 27 fixes the name
 # Messages of one peer. A task frame has at most some MB, and credit limits their number.
@@ -168,15 +168,15 @@ def connect(socket: zmq.Socket[bytes], where: str) -> None:
         raise Invalid(f"cannot connect to {where!r}: {e.strerror}", remedy="an address is tcp://host:port") from None
 
 
-def bind(socket: zmq.Socket[bytes], host: str, port: int) -> Door:
-    """Bind the socket; return its door, which somebody must watch.
+def bind(socket: zmq.Socket[bytes], host: str, port: int) -> GuardedListener:
+    """Bind the socket; return its listener, which somebody must watch.
 
     Port 0 takes any free port. Raises Conflict if the port is taken, Invalid if the host is not an
     address of this machine.
     """
     name = "127.0.0.1" if host == "localhost" else host or "0.0.0.0"
     try:
-        door = Door(name, port)
+        listener = GuardedListener(name, port)
     except OSError as e:
         if e.errno == errno.EADDRINUSE:
             raise Conflict(
@@ -186,9 +186,9 @@ def bind(socket: zmq.Socket[bytes], host: str, port: int) -> Door:
         raise Invalid(
             f"cannot listen on {host}:{port}: {e.strerror}", remedy="give an address of this machine"
         ) from None
-    socket.setsockopt(zmq.USE_FD, door.duplicate())
-    socket.bind(address(name, door.port))
-    return door
+    socket.setsockopt(zmq.USE_FD, listener.duplicate())
+    socket.bind(address(name, listener.port))
+    return listener
 
 
 # ---------------------------------------------------------------- authentication

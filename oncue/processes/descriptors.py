@@ -12,7 +12,7 @@ import time
 
 DESCRIPTORS = 65_536  # the soft limit is raised up to this
 LEAST_SPARE = 48
-SHUT_S = 6.0  # longer than a peer may take to prove who it is
+REFUSE_S = 6.0  # longer than a peer may take to prove who it is
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # of Linux; the module `socket` has no names for them
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF: return 0
 
@@ -30,12 +30,12 @@ def raise_descriptor_limit() -> int:
     return wanted
 
 
-class Door:
-    """A listening TCP socket that shuts while few descriptors are left.
+class GuardedListener:
+    """A listening TCP socket that refuses connections while few descriptors are left.
 
     ZeroMQ accepts whoever dials, and each holds a descriptor until its handshake has failed. So
-    whoever reaches the port could take all of them. While the door is shut the kernel drops what
-    would open a connection, on Linux; those who dial try again. Open connections go on.
+    whoever reaches the port could take all of them. While it refuses, the kernel drops what would
+    open a connection, on Linux; those who dial try again. Open connections go on.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -54,22 +54,22 @@ class Door:
             self._socket.close()
             raise
         self.port = int(self._socket.getsockname()[1])
-        self._open_at = 0.0  # monotonic time at which it opens again; 0: it is open
+        self._accepts_at = 0.0  # monotonic time at which it accepts again; 0: it does
 
     def duplicate(self) -> int:
         """Return a descriptor of the socket, for somebody who closes it."""
         return os.dup(self._socket.fileno())
 
     def watch(self) -> bool:
-        """Shut or open the door. Return True if it was shut just now."""
-        if self._open_at:
-            if time.monotonic() >= self._open_at:
-                self._open_at = 0.0
+        """Refuse or accept connections. Return True if it has begun to refuse."""
+        if self._accepts_at:
+            if time.monotonic() >= self._accepts_at:
+                self._accepts_at = 0.0
                 self._set_filter(b"")
             return False
         if self._is_room():
             return False
-        self._open_at = time.monotonic() + SHUT_S
+        self._accepts_at = time.monotonic() + REFUSE_S
         self._set_filter(_DROP_ALL)
         return True
 

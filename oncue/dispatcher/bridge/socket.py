@@ -26,7 +26,7 @@ from oncue.dispatcher.bridge.effects import ChannelPhase, Effect, SendFrame
 from oncue.dispatcher.bridge.paused_rules import NONE_PAUSED
 from oncue.dispatcher.bridge.send_backlog import LARGE_BYTES, SendBacklog
 from oncue.errors import Undecodable
-from oncue.processes.descriptors import SHUT_S
+from oncue.processes.descriptors import REFUSE_S
 from oncue.protocol import bridge
 from oncue.text.log_lines import LineLimiter
 
@@ -76,8 +76,8 @@ class BridgeSocket:
         self._context = zmq.Context()
         self._gate = curve.Gate(self._context, effects.refuse_peer)
         self._socket = curve.router(self._context, keys)
-        self._door = curve.bind(self._socket, host, port)
-        self.port = self._door.port
+        self._listener = curve.bind(self._socket, host, port)
+        self.port = self._listener.port
         self.channels: dict[str, EndpointChannel] = {}
         self.paused = NONE_PAUSED
         self._routes: dict[str, bytes] = {}
@@ -239,8 +239,8 @@ class BridgeSocket:
 
     def _tick(self) -> None:
         at = now_us()
-        if not self._socket.closed and self._door.watch():
-            log.warning("too many connections to the bridge's port: for %g s it takes no others", SHUT_S)
+        if not self._socket.closed and self._listener.watch():
+            log.warning("too many connections to the bridge's port: for %g s it takes no others", REFUSE_S)
         for endpoint in self._backlog.caught_up():
             found = self.channels.get(endpoint)
             if found is not None and found.backlogged:
@@ -261,6 +261,6 @@ class BridgeSocket:
         self._loop.remove_reader(self._fd)
         self._loop.remove_reader(self._gate.fileno())
         self._socket.close(linger=200)
-        self._door.close()
+        self._listener.close()
         self._gate.close()
         self._context.destroy(linger=200)

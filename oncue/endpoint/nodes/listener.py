@@ -14,7 +14,7 @@ from typing import Protocol
 import zmq
 
 from oncue import curve
-from oncue.processes.descriptors import SHUT_S
+from oncue.processes.descriptors import REFUSE_S
 from oncue.text.log_lines import LineLimiter
 
 log = logging.getLogger("oncue.agent")
@@ -66,11 +66,11 @@ class NodeListener:
         self._blocks: set[str] = set()
         self.key = keys.public
         try:
-            self._door = curve.bind(self._socket, host, port)
+            self._listener = curve.bind(self._socket, host, port)
         except BaseException:
             self._close_sockets()
             raise
-        self.port = self._door.port
+        self.port = self._listener.port
 
     def _on_refused(self, address: str, reason: str) -> None:
         self._limited.log(logging.WARNING, "refused", "a node at %s was refused: it has %s", address, reason)
@@ -94,8 +94,8 @@ class NodeListener:
 
     def receive(self, on_message: Received) -> None:
         """Hand over what has arrived, at most READ_AT_ONCE messages."""
-        if self._door.watch():
-            log.warning("too many connections to the port of nodes: for %g s it takes no others", SHUT_S)
+        if self._listener.watch():
+            log.warning("too many connections to the port of nodes: for %g s it takes no others", REFUSE_S)
         self._gate.on_readable(READ_AT_ONCE)
         for _ in range(READ_AT_ONCE):
             if not self.readable:
@@ -140,7 +140,7 @@ class NodeListener:
 
     def close(self) -> None:
         self._close_sockets()
-        self._door.close()
+        self._listener.close()
 
     def _close_sockets(self) -> None:
         with contextlib.suppress(zmq.ZMQError):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from oncue.processes import descriptors
-from oncue.processes.descriptors import LEAST_SPARE, Door
+from oncue.processes.descriptors import LEAST_SPARE, GuardedListener
 
 
 @pytest.fixture
@@ -24,44 +24,46 @@ def limit() -> Iterator[int]:
 
 
 @pytest.fixture
-def door() -> Iterator[Door]:
-    door = Door("127.0.0.1", 0)
-    yield door
-    door.close()
+def listener() -> Iterator[GuardedListener]:
+    listener = GuardedListener("127.0.0.1", 0)
+    yield listener
+    listener.close()
 
 
-def dial(door: Door, timeout_s: float) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", door.port), timeout_s)
+def dial(listener: GuardedListener, timeout_s: float) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", listener.port), timeout_s)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux drops what would open a connection")
-def test_a_door_shuts_while_few_descriptors_are_left(door: Door, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_refuses_while_few_descriptors_are_left(
+    listener: GuardedListener, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with contextlib.ExitStack() as held:
-        before = held.enter_context(dial(door, 30))
-        accepted, _ = door._socket.accept()
+        before = held.enter_context(dial(listener, 30))
+        accepted, _ = listener._socket.accept()
         held.enter_context(accepted)
-        assert not door.watch()
+        assert not listener.watch()
 
         with contextlib.ExitStack() as files:
             for _ in range(limit - LEAST_SPARE):
                 with contextlib.suppress(OSError):
                     files.enter_context(open(__file__))
-            assert door.watch(), "it shuts"
-            assert not door.watch(), "and says so once"
+            assert listener.watch(), "it refuses"
+            assert not listener.watch(), "and says so once"
         with pytest.raises(OSError, match="timed out"):
-            dial(door, 0.3)
+            dial(listener, 0.3)
         before.sendall(b"open connections go on")
         accepted.settimeout(30)
         assert accepted.recv(100) == b"open connections go on"
 
-        monkeypatch.setattr(descriptors.time, "monotonic", lambda: door._open_at)
-        assert not door.watch()
-        held.enter_context(dial(door, 30))
+        monkeypatch.setattr(descriptors.time, "monotonic", lambda: listener._accepts_at)
+        assert not listener.watch()
+        held.enter_context(dial(listener, 30))
 
 
-def test_a_door_shuts_without_any_descriptor(door: Door, limit: int) -> None:
+def test_it_refuses_without_any_descriptor(listener: GuardedListener, limit: int) -> None:
     with contextlib.ExitStack() as files:
         with contextlib.suppress(OSError):
             while True:
                 files.enter_context(open(__file__))
-        assert door.watch()
+        assert listener.watch()
