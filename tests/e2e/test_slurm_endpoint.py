@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -94,14 +95,21 @@ class SlurmEndpoint:
         return (self.folder / "agent.log").read_text()
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path, slurm: Cluster) -> Iterator[SlurmEndpoint]:
-    with system_in(tmp_path, "--no-endpoint") as system:
+@contextlib.contextmanager
+def slurm_endpoint(folder: Path, slurm: Cluster) -> Iterator[SlurmEndpoint]:
+    """Yield an endpoint at a server of its own; its agent is stopped afterwards."""
+    with system_in(folder, "--no-endpoint") as system:
         found = SlurmEndpoint(system, slurm)
         try:
             yield found
         finally:
             system.oncue("endpoint", "stop", *found.place, code=None)
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, slurm: Cluster) -> Iterator[SlurmEndpoint]:
+    with slurm_endpoint(tmp_path, slurm) as found:
+        yield found
 
 
 def test_blocks_are_asked_for_by_demand_and_no_job_is_left(endpoint: SlurmEndpoint) -> None:

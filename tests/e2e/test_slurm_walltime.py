@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import or_skipped
-from tests.e2e.running import system_in
-from tests.e2e.test_slurm_endpoint import YAML, SlurmEndpoint
+from tests.e2e.test_slurm_endpoint import YAML, SlurmEndpoint, slurm_endpoint
 from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.skipif("ONCUE_SOAK" not in os.environ, reason="it takes two minutes: run `make soak`")
@@ -45,12 +44,8 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmE
         slurm.start()
         for name in ("SLURM_CONF", "PATH"):
             monkeypatch.setenv(name, slurm.environ[name])
-        with system_in(tmp_path, "--no-endpoint") as system:
-            found = SlurmEndpoint(system, slurm)
-            try:
-                yield found
-            finally:
-                system.oncue("endpoint", "stop", *found.place, code=None)
+        with slurm_endpoint(tmp_path, slurm) as found:
+            yield found
     finally:
         slurm.stop()
 

@@ -10,8 +10,7 @@ import psutil
 import pytest
 
 from oncue.errors import OncueError, ShellFailed, TaskCancelled, TaskLost
-from tests.e2e.running import system_in
-from tests.e2e.test_slurm_endpoint import SLOW_S, YAML, SlurmEndpoint
+from tests.e2e.test_slurm_endpoint import SLOW_S, YAML, SlurmEndpoint, slurm_endpoint
 from tests.slurm.cluster import Cluster
 
 PAIR = YAML.replace("max: 2, nodes: 1", "max: 1, nodes: 2").replace("idle: 2s", "idle: 30s")
@@ -37,12 +36,8 @@ def where(note: str, seconds: float = 0.0) -> dict[str, str]:
 
 @pytest.fixture
 def endpoint(tmp_path: Path, slurm: Cluster) -> Iterator[SlurmEndpoint]:
-    with system_in(tmp_path, "--no-endpoint") as system:
-        found = SlurmEndpoint(system, slurm)
-        try:
-            yield found
-        finally:
-            system.oncue("endpoint", "stop", *found.place, code=None)
+    with slurm_endpoint(tmp_path, slurm) as found:
+        yield found
 
 
 def test_demand_counts_the_cores_that_tasks_ask_for(endpoint: SlurmEndpoint) -> None:

@@ -228,29 +228,29 @@ def test_a_node_that_vanishes_ends_its_gang_as_lost_with_node_and_job() -> None:
     assert cluster.pools.room() == 2
 
 
-def test_a_failure_counts_once_the_other_nodes_were_heard_of() -> None:
+def failed_pair() -> tuple[Cluster, str]:
+    """Return a cluster on whose two nodes a task has failed, and the node that did not run it."""
     cluster = Cluster("b1.n1", "b1.n2")
     assert cluster.ready(PAIR)
     cluster.run(1, PAIR)
     ((lead, (_, hosts)),) = cluster.dispatched().items()
-
     cluster.end(lead, 1, ERROR)
-
     assert not cluster.ended()
+    return cluster, f"b1.{hosts[1]}"
+
+
+def test_a_failure_counts_once_the_other_nodes_were_heard_of() -> None:
+    cluster, other = failed_pair()
+
     cluster.wait(HEARD_US / SECOND + 1)
-    cluster.message(f"b1.{hosts[1]}", bridge.Heartbeat(cluster.now_us))
+    cluster.message(other, bridge.Heartbeat(cluster.now_us))
     assert cluster.ended()[1].status == ERROR
 
 
 def test_a_failure_because_a_node_vanished_is_a_loss() -> None:
-    cluster = Cluster("b1.n1", "b1.n2")
-    assert cluster.ready(PAIR)
-    cluster.run(1, PAIR)
-    ((lead, (_, hosts)),) = cluster.dispatched().items()
+    cluster, other = failed_pair()
 
-    cluster.end(lead, 1, ERROR)
-    assert not cluster.ended()
-    cluster.vanish(f"b1.{hosts[1]}")
+    cluster.vanish(other)
 
     assert cluster.ended()[1].status == LOST
     assert cluster.pools.room() == 2
