@@ -17,6 +17,7 @@ from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.blob_cache import DiskCache
 from oncue.endpoint.agent.effects import CancelRunning, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import Journal
+from oncue.endpoint.loop import execute_in_pool, forward
 from oncue.endpoint.nodes.content import DiskContent
 from oncue.endpoint.nodes.pool_set import PoolSet
 from oncue.endpoint.nodes.process import VoidFile
@@ -83,22 +84,14 @@ class VirtualAgent:
             match effect:
                 case SendMessage():
                     self.server.send(effect.parts)
-                case RunTasks():
-                    self.pools.run(
-                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
-                    )
-                case CancelRunning():
-                    self.pools.cancel(effect.ids)
+                case RunTasks() | CancelRunning():
+                    execute_in_pool(self.pools, effect)
         if agent.journalled:
             self.pools.acknowledge()
         self._forward()
 
     def _forward(self) -> None:
-        events = self.pools.drain()
-        for _, _, ends in events.ended:
-            self.agent.on_results(ends)
-        for _, _, tasks in events.requeue:
-            self.agent.requeue(tasks)
+        forward(self.agent, self.pools.drain())
 
     def _pass_time(self) -> None:
         """Go on to when something happens next."""

@@ -32,6 +32,27 @@ log = logging.getLogger("oncue.agent")
 _worker = itemgetter(3)
 
 
+def forward(agent: Agent, events: PoolEvents) -> None:
+    """Pass events of a pool to the agent."""
+    for _, _, ends in events.ended:
+        agent.on_results(ends)
+    for _, _, tasks in reversed(events.requeue):  # each goes to the front
+        agent.requeue(tasks)
+    for worker, started in groupby(events.started, _worker):
+        agent.on_started([(i, n, at) for i, n, at, _ in started], worker)
+    for task_id, attempt, offset, text in events.output:
+        agent.on_output(task_id, attempt, offset, text)
+
+
+def execute_in_pool(pool: WorkerPool, effect: RunTasks | CancelRunning) -> None:
+    """Execute an effect of the agent that is for its pool."""
+    match effect:
+        case RunTasks():
+            pool.run(effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options)
+        case CancelRunning():
+            pool.cancel(effect.ids)
+
+
 class AgentLoop:
     """One thread's turns over agent, pool and socket.
 
@@ -145,15 +166,7 @@ class AgentLoop:
         """Pass these events of the pool to the agent. Return True if there are any."""
         if not events:
             return False
-        agent = self.agent
-        for _, _, ends in events.ended:
-            agent.on_results(ends)
-        for _, _, tasks in reversed(events.requeue):  # each goes to the front
-            agent.requeue(tasks)
-        for worker, started in groupby(events.started, _worker):
-            agent.on_started([(i, n, at) for i, n, at, _ in started], worker)
-        for task_id, attempt, offset, text in events.output:
-            agent.on_output(task_id, attempt, offset, text)
+        forward(self.agent, events)
         return True
 
     def execute(self, effects: list[Effect]) -> None:
@@ -162,12 +175,8 @@ class AgentLoop:
             match effect:
                 case SendMessage():
                     self._socket.send(effect.parts)
-                case RunTasks():
-                    self.pool.run(
-                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
-                    )
-                case CancelRunning():
-                    self.pool.cancel(effect.ids)
+                case RunTasks() | CancelRunning():
+                    execute_in_pool(self.pool, effect)
                 case LogLine():
                     log.info("%s", effect.text)
                 case Connect():

@@ -25,6 +25,7 @@ from oncue.endpoint.agent.agent import Agent, AgentIdentity
 from oncue.endpoint.agent.effects import CancelRunning, Connect, RunTasks, SendMessage
 from oncue.endpoint.agent.journal import Journal
 from oncue.endpoint.agent.session import SessionPhase
+from oncue.endpoint.loop import execute_in_pool, forward
 from oncue.endpoint.nodes.listener import Received
 from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.endpoint.nodes.pool_set import PoolSet
@@ -146,22 +147,14 @@ class Hub:
             match effect:
                 case SendMessage():
                     self.world.to_server(effect.parts)
-                case RunTasks():
-                    self.pools.run(
-                        effect.function, effect.body, effect.timeout_ms, effect.attempt, effect.tasks, effect.options
-                    )
-                case CancelRunning():
-                    self.pools.cancel(effect.ids)
+                case RunTasks() | CancelRunning():
+                    execute_in_pool(self.pools, effect)
         if agent.journalled:
             self.pools.acknowledge()
         self._forward()
 
     def _forward(self) -> None:
-        events = self.pools.drain()
-        for _, _, ends in events.ended:
-            self.agent.on_results(ends)
-        for _, _, tasks in events.requeue:
-            self.agent.requeue(tasks)
+        forward(self.agent, self.pools.drain())
 
 
 class Server:
