@@ -40,7 +40,7 @@ from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
 from oncue.view.queries import OpenRow, TaskQueries, TaskRun
 from oncue.view.readers import ReaderPool
-from oncue.view.schema import open_writer
+from oncue.view.schema import EVENT_KEYS, open_writer
 from oncue.view.tasks import ClosedTask
 from oncue.view.writer import ViewWriter
 
@@ -57,6 +57,7 @@ class View:
         self._writer = ViewWriter(path)
         self._readers = ReaderPool(path)
         self._queries = TaskQueries()
+        self._has_event_keys = False  # see schema.EVENT_KEYS
 
     @classmethod
     def open(cls, path: Path) -> View:
@@ -136,6 +137,9 @@ class View:
 
     async def with_causes(self, ids: Sequence[bytes]) -> dict[bytes, tuple[TaskState, Cause]]:
         """Return the known ones of these tasks, each with what began its chain."""
+        if not self._has_event_keys:
+            await self._writer.run(lambda: self._db.execute(EVENT_KEYS))
+            self._has_event_keys = True
         return await self._readers.run(self._queries.with_causes, ids)
 
     async def arguments(self, ids: Sequence[bytes], most_bytes: int) -> list[bytes | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 from oncue.log import Record
@@ -48,6 +50,24 @@ def test_a_chain_is_followed_to_its_event(tmp_path: Path) -> None:
         assert found[8].key == (OUTCOME_SOURCE, "no id")
         together = await h.view.with_causes([task_id(n) for n in (*range(1, 9), 50)])
         assert {int.from_bytes(i, "big"): cause for i, (_, cause) in together.items()} == found
+
+    run(tmp_path, work)
+
+
+def test_events_have_no_index_by_key_before_a_chain_is_followed(tmp_path: Path) -> None:
+    """It makes each event dearer, and only chains need it."""
+
+    def indexes() -> set[str]:
+        with contextlib.closing(sqlite3.connect(tmp_path / "view.db")) as db:
+            return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")}
+
+    async def work(h: ViewHarness) -> None:
+        await h.append(EVENTS, record(Event(id="e", source="/a", type="t")))
+        assert "event_key" not in indexes()
+        await h.append(TASKS_PREFIX + "ep", frame((1, ("/a", "e"))))
+        found = await h.view.with_causes([task_id(1)])
+        assert found[task_id(1)][1].event is not None
+        assert "event_key" in indexes()
 
     run(tmp_path, work)
 
