@@ -55,6 +55,9 @@ def test_the_first_five_minutes_on_slurm(system: System, slurm: Cluster) -> None
     done = lambda: len(system.tasks(rule="measure", state="succeeded")) == 200  # noqa: E731
     system.await_true(done, "200 files are measured", SLOW_S, every_s=0.2)
     assert len(system.tasks(rule="measure")) == 200, "each once"
+    # The agent writes its status every two seconds, and the tasks may have taken less.
+    told = lambda: system.json("endpoint", "status", "hpc")["status"]["blocks"]  # noqa: E731
+    system.await_true(told, "the status has the blocks", every_s=0.2)
     said = shell(system, look)
 
     assert "succeeded" in said
