@@ -17,14 +17,11 @@ arrive twice: the resulting state is the same (property test: tests/unit/test_li
 
 from __future__ import annotations
 
-import hashlib
-import re
 from enum import IntEnum
 
 import msgspec
 
-from oncue.errors import Undecodable
-from oncue.protocol.codec import build_decoders, decode
+from oncue.protocol.codec import build_decoders
 from oncue.protocol.records import (
     CANCELLED,
     ERROR,
@@ -32,14 +29,12 @@ from oncue.protocol.records import (
     LOST,
     OK,
     REFUSED,
-    STATUS_NAMES,
     TIMEOUT,
     Call,
     Ended,
-    Failure,
-    StoredRetryPolicy,
     TaskRecord,
 )
+from oncue.protocol.retry_policy import delay_us, retry_due
 
 #: Attempts of a task that keep their failure and output: the first, and this many of the last.
 FULL_ATTEMPTS = 20
@@ -123,56 +118,6 @@ class TaskState(msgspec.Struct, frozen=True):
         return next(a for a in self.attempts if a.n == self.attempt and not a.superseded)
 
 
-# The other statuses are a success or a decision (cancel, expiry, refusal): no policy retries them.
-RETRYABLE = frozenset((ERROR, LOST, TIMEOUT))
-
-
-#: Ends of attempts that a retry policy may name, besides exit codes such as exit:75.
-RETRY_WORDS = ("lost", "error", "timeout")
-_EXIT = re.compile(r"exit:([1-9][0-9]{0,2})")
-
-
-def is_retry_word(word: str) -> bool:
-    """Return True if a retry policy may name this end of an attempt."""
-    found = _EXIT.fullmatch(word)
-    return word in RETRY_WORDS or (found is not None and int(found[1]) <= 255)
-
-
-def retry_due(call: Call, ended: Ended) -> int | None:
-    """Decide if an ended attempt is retried.
-
-    Return the time of the next attempt (unix µs), or None if the ended attempt closes the task.
-    """
-    policy = call.retry
-    if policy is None or ended.status not in RETRYABLE or ended.attempt > policy.max:
-        return None
-    if STATUS_NAMES[ended.status] not in policy.on and not _exited_as(policy, ended):
-        return None
-    return ended.ended_us + delay_us(policy, ended.id, ended.attempt)
-
-
-def _exited_as(policy: StoredRetryPolicy, ended: Ended) -> bool:
-    """Return True if the attempt ended with an exit code that the policy names."""
-    if ended.status != ERROR or not any(word.startswith("exit:") for word in policy.on):
-        return False
-    try:
-        return f"exit:{decode(Failure, ended.value).exit_code}" in policy.on
-    except Undecodable:
-        return False
-
-
-def delay_us(policy: StoredRetryPolicy, task_id: bytes, attempt: int) -> int:
-    """Return the pause after an attempt, in µs.
-
-    base·2^(n−1) up to the cap, of which between half and all is taken ("equal jitter"). The jitter
-    is a hash of task and attempt, so that all servers compute the same pause.
-    """
-    grown = policy.base_ms << min(attempt - 1, 40) if policy.backoff == "exponential" else policy.base_ms
-    full = min(grown, policy.cap_ms) * 1000
-    digest = hashlib.blake2b(task_id + attempt.to_bytes(4, "big"), digest_size=4).digest()
-    return full // 2 + full // 2 * int.from_bytes(digest, "big") // 0xFFFFFFFF
-
-
 def start_us(call: Call, task_id: bytes, attempt: int, due_us: int, now_us: int) -> int:
     """Return when a waiting attempt may start.
 
@@ -230,7 +175,7 @@ def end(state: TaskState | None, call: Call, accepted_us: int, ended: Ended) -> 
     if already:  # a success of an attempt that was declared lost or timed out replaces that end
         kept = tuple(msgspec.structs.replace(a, superseded=True) if a.n == ended.attempt else a for a in state.attempts)
         state = msgspec.structs.replace(state, attempts=kept)
-    due = retry_due(call, ended)
+    due = retry_due(call.retry, ended, accepted_us)
     if due is not None:
         attempts = _append(state.attempts, record)
         return msgspec.structs.replace(state, attempts=attempts, attempt=ended.attempt + 1, due_us=due)

@@ -8,6 +8,7 @@ import msgspec
 
 from oncue.errors import Invalid
 from oncue.protocol.api import RetryPolicy
+from oncue.protocol.exceptions import class_name
 from oncue.protocol.run_options import Resources
 from oncue.protocol.stated_options import checked_resources, run_options
 
@@ -19,7 +20,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     backoff: str = "exponential"  # or "constant"
     base: float = 2.0
     cap: float = 300.0
-    on: tuple[str, ...] = ("lost", "error")  # of: lost, error, timeout, exit:75
+    #: Ends that are retried: lost, error, timeout, exit:75; classes of exceptions, or their names.
+    on: tuple[Any, ...] = ("lost", "error")
+    never: tuple[Any, ...] = ()  # ends that are not, whatever `on` says
+    max_age: float | None = None  # seconds after which a task is not retried any more; None: no limit
 
     def policy(self) -> RetryPolicy:
         return RetryPolicy(
@@ -27,8 +31,22 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             backoff=self.backoff,
             base_ms=round(self.base * 1000),
             cap_ms=round(self.cap * 1000),
-            on=list(self.on),
+            on=list(map(_word, self.on)),
+            never=list(map(_word, self.never)),
+            max_age_ms=None if self.max_age is None else round(self.max_age * 1000),
         )
+
+
+def _word(end: Any) -> str:
+    """Return an end of attempts as a policy names it. Raises Invalid."""
+    if isinstance(end, type) and issubclass(end, BaseException):
+        name = class_name(end)
+        return name.rpartition(".")[2] if "<locals>" in name else name
+    if not isinstance(end, str):
+        raise Invalid(
+            f"retry on {end!r}: neither a text nor a class of exceptions", remedy='write "lost" or ValueError'
+        )
+    return end
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

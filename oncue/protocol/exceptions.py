@@ -33,7 +33,7 @@ from oncue.pickles import Pickler
 from oncue.pickles.pickler import Ids
 from oncue.protocol.codec import INT_MAX, INT_MIN, build_decoders
 from oncue.protocol.payload import PICKLE
-from oncue.protocol.records import Stored
+from oncue.protocol.records import NAME_CHARS, Stored
 
 EXCEPTION_BYTES = 64 * 1024  # about; larger values are cut
 _CUT_CHARS = 4_000
@@ -81,6 +81,12 @@ class _Limited(io.BytesIO):
 
 
 # ---------------------------------------------------------------- to data
+
+
+def class_name(kind: type) -> str:
+    """Return the name of a class as a traceback shows it, cut."""
+    module, name = str(kind.__module__), str(kind.__qualname__)[:NAME_CHARS]
+    return name if module in ("builtins", "__main__") else f"{module[:NAME_CHARS]}.{name}"
 
 
 def to_data(error: BaseException) -> bytes:

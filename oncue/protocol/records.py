@@ -30,12 +30,16 @@ FUNCTION_BYTES = 64 * 1024 * 1024
 NAME_CHARS = 200
 VALUE_BYTES = INLINE_BYTES + 1024  # of an outcome: the result's payload, or its Failure
 FAILURE_CHARS = 64 * 1024  # of a failure's message
+MRO_CLASSES = 16  # of an exception whose names are kept
 
 # What agents and bridge send is checked as it is decoded. Numbers stay within SQLite's and JSON's.
 Natural = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Micros = Natural
 AttemptNumber = Annotated[int, msgspec.Meta(ge=1, le=(1 << 31) - 1)]
 Short = Annotated[str, msgspec.Meta(max_length=1_000)]
+ClassNames = Annotated[
+    tuple[Annotated[str, msgspec.Meta(max_length=2 * NAME_CHARS + 1)], ...], msgspec.Meta(max_length=MRO_CLASSES)
+]
 NodeShare = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 TaskId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
@@ -56,7 +60,10 @@ class StoredRetryPolicy(Stored, frozen=True):
     backoff: Literal["exponential", "constant"] = "exponential"
     base_ms: int = 2_000
     cap_ms: int = 300_000
-    on: tuple[str, ...] = ("lost", "error")  # ends that are retried: lost, error, timeout, exit:75
+    # ends that are retried: lost, error, timeout, exit:75, ValueError, mypkg.Retriable
+    on: tuple[str, ...] = ("lost", "error")
+    never: tuple[str, ...] = ()  # ends that are not, whatever `on` says
+    max_age_ms: int = 0  # no attempt follows later than this after the task was accepted; 0: no limit
 
 
 class Call(Stored, frozen=True):
@@ -166,6 +173,7 @@ class Failure(Stored, frozen=True):
     exit_code: Annotated[int, msgspec.Meta(ge=-1, le=255)] = -1  # of the program; -1: none
     files: TaskFiles = ()  # that the attempt has left
     folder: Annotated[str, msgspec.Meta(max_length=8_192)] = ""  # its sandbox, which was kept
+    classes: ClassNames = ()  # of the exception and its bases, nearest first; (): of older workers
 
 
 # ---------------------------------------------------------------- control

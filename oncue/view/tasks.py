@@ -20,6 +20,7 @@ from oncue import task_lifecycle
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.reports import Started
+from oncue.protocol.retry_policy import retry_due
 from oncue.task_lifecycle import CLOSED_AS, State, TaskState
 from oncue.view import rows, use_rows
 from oncue.view.bulk_sql import chunks, fetch, run, statement
@@ -160,7 +161,7 @@ class TaskRows:
         """
         call, ended = frame.call, frame.ended
         _check(ended)
-        if not _all_close(call, ended):
+        if not _all_close(frame):
             return self._fold(frame)
         if not careful:
             self._close(ended)
@@ -282,9 +283,10 @@ def _attempts(s: TaskState) -> list[tuple[Any, ...]]:
     ]
 
 
-def _all_close(call: Call, ended: Sequence[Ended]) -> bool:
+def _all_close(frame: ResultFrame) -> bool:
     """True if no result is followed by a retry."""
-    return call.retry is None or all(e.status == OK or task_lifecycle.retry_due(call, e) is None for e in ended)
+    policy, accepted_us = frame.call.retry, frame.accepted_us
+    return policy is None or all(e.status == OK or retry_due(policy, e, accepted_us) is None for e in frame.ended)
 
 
 def _check(ended: Sequence[Ended]) -> None:

@@ -204,6 +204,38 @@ def test_retries_run_until_success_or_their_limit(system: System, tmp_path: Path
     assert found["error"]["message"] == "call 4"
 
 
+BEAM = """
+class NoBeam(OSError):
+    pass
+
+
+class Dumped(NoBeam):
+    pass
+
+
+def measure(path):
+    with open(path, "a") as f:
+        f.write("x")
+        calls = f.tell()
+    raise NoBeam("wait") if calls == 1 else Dumped("gone")
+"""
+
+
+def test_retries_by_class_say_why(system: System, tmp_path: Path) -> None:
+    system.write("beam.py", BEAM)
+    path = tmp_path / "calls"
+    given = ["--arg", f"path={path}", "--retries", "9", "--retry-on", "OSError", "--retry-never", "beam.Dumped"]
+
+    task = system.json("invoke", "beam.py:measure", *given, "--retry-max-age", "1h", code=1)
+
+    details = [e["detail"] for e in system.json("tasks", "show", task["id"])["timeline"] if e["what"] == "ended"]
+    assert path.read_text() == "xx"
+    assert details == [
+        "attempt 1: error: beam.NoBeam: wait; retried: OSError is in on",
+        "attempt 2: error: beam.Dumped: gone; not retried: beam.Dumped is in never",
+    ]
+
+
 def test_timeout(system: System, tmp_path: Path) -> None:
     found = system.oncue("invoke", "calls.py:slow", "--arg", f"path={tmp_path / 'never'}", "--timeout", "300ms", code=1)
     assert "0.3 s" in found.stderr

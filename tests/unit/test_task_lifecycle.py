@@ -26,6 +26,7 @@ from oncue.protocol.records import (
     ResultFrame,
     StoredRetryPolicy,
 )
+from oncue.protocol.retry_policy import is_retry_word
 from oncue.task_lifecycle import CLOSED_AS, State, TaskState
 from tests.unit.task_histories import ACCEPTED_US, PLAIN, RETRIED, fold, histories, interleaved, task_of
 
@@ -138,8 +139,8 @@ def test_an_exit_code_that_the_policy_names_is_retried_and_no_other() -> None:
 
 @pytest.mark.parametrize("word", ["exit:0", "exit:256", "exit:", "exit:75 ", "exit:075", "exit", "ok", ""])
 def test_a_policy_names_ends_that_there_are(word: str) -> None:
-    assert not task_lifecycle.is_retry_word(word)
-    assert all(map(task_lifecycle.is_retry_word, ("lost", "error", "timeout", "exit:1", "exit:255")))
+    assert not is_retry_word(word)
+    assert all(map(is_retry_word, ("lost", "error", "timeout", "exit:1", "exit:255")))
 
 
 def test_a_success_after_it_was_given_up_takes_that_ends_place() -> None:

@@ -14,7 +14,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
-from oncue.cli.tasks.run_options import affinity_option, call_options, run_option_flags
+from oncue.cli.tasks.run_options import affinity_option, call_options, given_retry, retry_option_flags, run_option_flags
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client import Client
@@ -73,7 +73,7 @@ def _beside(file: str) -> Iterator[None]:
 @click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop the function after this time, such as 5m.")
 @click.option("--expires", metavar="DURATION", help="Drop the task if it has not started after this time.")
-@click.option("--retries", type=click.IntRange(0), default=0, help="Retry so many times if it fails or is lost.")
+@retry_option_flags
 @json_option
 def invoke(
     function: str,
@@ -87,7 +87,10 @@ def invoke(
     wait: bool,
     timeout: str | None,
     expires: str | None,
-    retries: int,
+    retries: int | None,
+    retry_on: tuple[str, ...],
+    retry_never: tuple[str, ...],
+    retry_max_age: str | None,
     json_: bool,
 ) -> None:
     """Run a function now.
@@ -109,7 +112,7 @@ def invoke(
             endpoint=endpoint,
             timeout=seconds(timeout),
             expires=seconds(expires),
-            retry=retries or None,
+            retry=given_retry(retries, retry_on, retry_never, seconds(retry_max_age)),
             **call_options(resources, sandbox, outputs, affinity),
         )
         # Not as keyword arguments: a parameter may have the name of an option.

@@ -10,7 +10,7 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, json_option, safe, say
-from oncue.cli.tasks.run_options import affinity_option, call_options, run_option_flags
+from oncue.cli.tasks.run_options import affinity_option, call_options, given_retry, retry_option_flags, run_option_flags
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client.files import ShellResult
@@ -36,7 +36,7 @@ from oncue.errors import Invalid, ShellFailed
 @click.option("--follow/--no-follow", "-f", default=True, help="Print its output while it runs (the default).")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop it after this time, such as 5m.")
-@click.option("--retries", type=click.IntRange(0), default=0, help="Retry so many times if it fails or is lost.")
+@retry_option_flags
 @json_option
 def shell(
     script: str,
@@ -52,7 +52,10 @@ def shell(
     follow: bool,
     wait: bool,
     timeout: str | None,
-    retries: int,
+    retries: int | None,
+    retry_on: tuple[str, ...],
+    retry_never: tuple[str, ...],
+    retry_max_age: str | None,
     json_: bool,
 ) -> None:
     """Run a shell script on an endpoint.
@@ -76,7 +79,7 @@ def shell(
         bound = client.with_options(
             endpoint=endpoint,
             timeout=seconds(timeout),
-            retry=retries or None,
+            retry=given_retry(retries, retry_on, retry_never, seconds(retry_max_age)),
             **call_options(resources, sandbox, outputs, affinity),
         )
         task: Task[ShellResult] = client.call(function, (), values, bound.options)

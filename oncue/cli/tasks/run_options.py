@@ -1,4 +1,4 @@
-"""Options of commands that run tasks: resources, sandbox, outputs, affinity."""
+"""Options of commands that run tasks: resources, sandbox, retries, affinity."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from oncue.client import Retry
 from oncue.errors import Invalid
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -34,6 +35,32 @@ def run_option_flags(command: C) -> C:
     ):
         command = option(command)
     return command
+
+
+def retry_option_flags(command: C) -> C:
+    """Add --retries, --retry-on, --retry-never and --retry-max-age to a command."""
+    for option in (
+        click.option("--retry-max-age", metavar="DURATION", help="Retry no more after this time since its acceptance."),
+        click.option("--retry-never", multiple=True, metavar="END", help="Never retry this end. Can be repeated."),
+        click.option(
+            "--retry-on",
+            multiple=True,
+            metavar="END",
+            help="Retry these ends: lost, error (both the default), timeout, exit:75, ValueError. Can be repeated.",
+        ),
+        click.option("--retries", type=click.IntRange(0), help="Retry so many times if it fails or is lost."),
+    ):
+        command = option(command)
+    return command
+
+
+def given_retry(
+    retries: int | None, on: Sequence[str], never: Sequence[str], max_age: float | None
+) -> Retry | int | None:
+    """Return the retry policy of the options; None without one."""
+    if not (on or never or max_age):
+        return retries or None
+    return Retry(max=3 if retries is None else retries, on=tuple(on) or Retry().on, never=tuple(never), max_age=max_age)
 
 
 affinity_option = click.option(

@@ -79,4 +79,6 @@ def _short_failure(value: bytes) -> Failure:
         found.message[:FAILURE_CHARS],
         trace if len(trace) <= TRACEBACK_BYTES else f"{trace[:half]}\n  [...]\n{trace[-half:]}",
         found.remedy[:FAILURE_CHARS],
+        exit_code=found.exit_code,
+        classes=found.classes,
     )

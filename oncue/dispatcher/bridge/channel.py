@@ -39,7 +39,7 @@ from oncue.errors import Undecodable
 from oncue.protocol import bridge
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EXPIRED, LOST, OK, Call, Ended, Failure, TaskFrame
-from oncue.task_lifecycle import retry_due
+from oncue.protocol.retry_policy import retry_due
 
 
 class EndpointChannel:
@@ -143,7 +143,7 @@ class EndpointChannel:
 
     def _end_attempts(self, group: TaskGroup, ends: list[Ended]) -> None:
         """End attempts of the group's tasks that the server has decided to end."""
-        closing = self._apply_ends(group.call, ends, {e.id: group for e in ends})
+        closing = self._apply_ends(group.call, group.accepted_us, ends, {e.id: group for e in ends})
         self._store(group, ends, closing)
 
     def _store(self, group: TaskGroup, ends: list[Ended], closing: list[Ended] | None) -> None:
@@ -317,10 +317,10 @@ class EndpointChannel:
             self.on_stored(token)
             return
         call = groups[ends[0].id].call
-        closing = self._apply_ends(call, ends, groups)
+        closing = self._apply_ends(call, message.accepted_us, ends, groups)
         self._out.append(self._appends.start(token, message, ends, call, closing, body))
 
-    def _apply_ends(self, call: Call, ends: list[Ended], groups: dict[bytes, TaskGroup]) -> list[Ended]:
+    def _apply_ends(self, call: Call, since_us: int, ends: list[Ended], groups: dict[bytes, TaskGroup]) -> list[Ended]:
         """Remove ended attempts from `in_flight`, and defer their retries.
 
         Return the ends that close a task.
@@ -328,7 +328,7 @@ class EndpointChannel:
         in_flight, closing, before = self.in_flight, [], len(self.in_flight)
         for e in ends:
             in_flight.pop(e.id, None)
-            due = None if e.status == OK else retry_due(call, e)
+            due = None if e.status == OK else retry_due(call.retry, e, since_us)
             if due is None:
                 closing.append(e)
             elif e.id in self.cancel_requested:
@@ -361,7 +361,7 @@ class EndpointChannel:
         for e in kept:
             self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
-                self.pending.reload_at(retry_due(call, e) or self.now_us)
+                self.pending.reload_at(retry_due(call.retry, e, message.accepted_us) or self.now_us)
         # A page that was requested before may show them as open.
         self.pending.mark_ended([e.id for e in kept])
         self._out.append(self._appends.start(token, message, kept, call, None))

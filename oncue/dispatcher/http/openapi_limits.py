@@ -12,6 +12,7 @@ from oncue.dispatcher.auth.scopes import SCOPES
 from oncue.dispatcher.http.schemas import KEY_CHARS, LONGEST_MS, POSITION_CHARS
 from oncue.globs import MAX_CHARS
 from oncue.protocol.records import MAX_RETRIES, NAME_CHARS
+from oncue.protocol.retry_policy import RETRY_WORD
 from oncue.view.lists import WORDS
 
 Schema = dict[str, Any]
@@ -22,6 +23,7 @@ _SHORT_ID = r"^([0-9a-f]{0,32}|[0-9a-f]{1,16}[.][.][0-9a-f]{1,16})$"
 _NAME: Schema = {"maxLength": NAME_CHARS}
 _LIMIT_MS: Schema = {"minimum": 1, "maximum": LONGEST_MS}
 _MS: Schema = {"minimum": 0, "maximum": LONGEST_MS}
+_RETRY_WORD = f"^(?:{RETRY_WORD})$"
 _CURSOR = r"^([0-9]{1,18}(-[^-]*)?)?$"
 _BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _states = "|".join(WORDS)
@@ -39,7 +41,9 @@ FIELDS: dict[str, dict[str, Schema]] = {
         "backoff": {"enum": ["exponential", "constant"]},
         "base_ms": _MS,
         "cap_ms": _MS,
-        "on": {"items": {"enum": ["lost", "error", "timeout"]}},
+        "on": {"items": {"pattern": _RETRY_WORD}},
+        "never": {"items": {"pattern": _RETRY_WORD}},
+        "max_age_ms": _LIMIT_MS,
     },
     "OutcomesRequest": {"ids": {"items": {"pattern": _ID}}},
     "CancelRequest": {"tasks": {"items": {"pattern": _ID}}},

@@ -8,9 +8,10 @@ from oncue import ids as task_ids
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.api import RetryPolicy
 from oncue.protocol.records import INLINE_BYTES, MAX_RETRIES, StoredRetryPolicy, TaskRecord
-from oncue.task_lifecycle import is_retry_word
+from oncue.protocol.retry_policy import is_retry_word
 
 RECORD_TASKS = 1_024  # tasks in one record of the log
+ENDS = "on and never: of lost, error, timeout, exit:1 to exit:255, and classes such as ValueError or mypkg.Retriable"
 RECORD_BYTES = 1 << 20  # of arguments, in one record of the log
 
 
@@ -31,11 +32,12 @@ def stored_retry(policy: RetryPolicy | None) -> StoredRetryPolicy | None:
     """
     if policy is None:
         return None
-    bad = [word for word in policy.on if not is_retry_word(word)]
-    if bad or policy.backoff not in ("exponential", "constant") or min(policy.max, policy.base_ms, policy.cap_ms) < 0:
+    if bad := [word for word in (*policy.on, *policy.never) if not is_retry_word(word)]:
+        raise Invalid(f"retry: there is no end {bad[0]!r} to retry: not a policy that oncue knows", remedy=ENDS)
+    numbers = (policy.max, policy.base_ms, policy.cap_ms, policy.max_age_ms or 0)
+    if policy.backoff not in ("exponential", "constant") or min(numbers) < 0:
         raise Invalid(
-            "retry: not a policy that oncue knows",
-            remedy="on: of lost, error, timeout, exit:1 to exit:255; backoff: exponential or constant; no negative number",
+            "retry: not a policy that oncue knows", remedy="backoff: exponential or constant; no negative number"
         )
     if policy.max > MAX_RETRIES:
         raise Invalid(

@@ -14,7 +14,8 @@ from oncue.errors import Undecodable
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
-from oncue.protocol.records import OK, STATUS_NAMES, Failure
+from oncue.protocol.records import OK, STATUS_NAMES, Ended, Failure
+from oncue.protocol.retry_policy import RETRYABLE, why_not_retried, why_retried
 from oncue.protocol.run_options import affinity_of
 from oncue.protocol.stated_options import resources_request
 from oncue.task_lifecycle import Attempt, State, TaskState, phase
@@ -165,9 +166,23 @@ def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.Ti
         failure = None if a.status == OK else failure_info(a.value)
         outcome = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
         late = " (superseded: it came too late to count)" if a.superseded else ""
-        entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=outcome + late))
+        detail = outcome + late + _retry_text(state, a)
+        entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=detail))
     if not state.state.closed and state.running[0] == state.attempt:
         entries.append(r.TimelineEntry(at_us=state.running[1], what="started", detail=f"attempt {state.attempt}"))
     if state.state is State.WAITING and state.due_us:
         entries.append(r.TimelineEntry(at_us=state.due_us, what="retry due", detail=f"attempt {state.attempt}"))
     return sorted(entries, key=lambda e: e.at_us)
+
+
+def _retry_text(state: TaskState, a: Attempt) -> str:
+    """Return why an attempt was retried or not; "" without a policy or a choice."""
+    policy = state.call.retry if state.call else None
+    if policy is None or a.superseded or a.status not in RETRYABLE:
+        return ""
+    ended = Ended(state.id, a.n, a.status, a.started_us, a.ended_us, a.value)
+    if a is state.closing:
+        why = why_not_retried(policy, ended, state.accepted_us)
+        return f"; not retried: {why}" if why else ""
+    why = why_retried(policy, ended)
+    return f"; retried: {why}" if why else "; retried"

@@ -11,13 +11,12 @@ from oncue.errors import OncueError
 from oncue.functions.body import FunctionBody
 from oncue.functions.remedies import remedy_for
 from oncue.functions.siblings import short_path
-from oncue.protocol.exceptions import to_data
-from oncue.protocol.records import TRACEBACK_BYTES, Failure
+from oncue.protocol.exceptions import class_name, to_data
+from oncue.protocol.records import MRO_CLASSES, NAME_CHARS, TRACEBACK_BYTES, Failure
 
 _OURS = str(Path(__file__).parents[2]) + "/"
 _ASYNCIO = str(Path(traceback.__file__).parent / "asyncio") + "/"
 _MESSAGE_CHARS = 4_000
-_NAME_CHARS = 200
 _DATA_BYTES = 128 * 1024
 
 
@@ -34,8 +33,7 @@ def failure(error: BaseException, what: str = "", body: FunctionBody | None = No
 
 def _failure(error: BaseException, what: str, body: FunctionBody | None) -> Failure:
     kind = type(error)
-    module, name = str(kind.__module__), str(kind.__qualname__)[:_NAME_CHARS]
-    name = name if module in ("builtins", "__main__") else f"{module[:_NAME_CHARS]}.{name}"
+    name = class_name(kind)
     remedy = ""
     if isinstance(error, OncueError):
         name, message, remedy = f"oncue.{kind.__name__}", str(error.message), error.remedy
@@ -47,7 +45,15 @@ def _failure(error: BaseException, what: str, body: FunctionBody | None) -> Fail
     # An error of oncue's own without a line of the user's: the traceback would repeat the message.
     lines = "" if remedy and isinstance(error, OncueError) and not _user_frames(error) else own_lines(error)
     exception = b"" if what or isinstance(error, OncueError) else _data(error)
-    return Failure(_cut(name), _cut(message), lines, _cut(str(remedy)), exception, _exit_code(error))
+    return Failure(
+        _cut(name), _cut(message), lines, _cut(str(remedy)), exception, _exit_code(error), classes=_classes(kind)
+    )
+
+
+def _classes(kind: type) -> tuple[str, ...]:
+    """Return the names of an exception's class and its bases, for retry policies."""
+    bases = [base for base in kind.__mro__ if base is not object][:MRO_CLASSES]
+    return tuple(_clean(class_name(base))[: 2 * NAME_CHARS] for base in bases)
 
 
 def _exit_code(error: BaseException) -> int:
@@ -115,5 +121,10 @@ def _strip(shown: traceback.TracebackException, depth: int) -> None:
 
 
 def _cut(text: str) -> str:
-    clean = text[: _MESSAGE_CHARS + 1].encode("utf-8", "backslashreplace").decode()
+    clean = _clean(text[: _MESSAGE_CHARS + 1])
     return clean if len(clean) <= _MESSAGE_CHARS else clean[: _MESSAGE_CHARS - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """Return the text without lone surrogates, which UTF-8 does not have."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -31,7 +31,7 @@ Outputs = Annotated[
 Affinity = Annotated[str, msgspec.Meta(max_length=KEY_CHARS)]
 
 
-class RetryPolicy(Request, frozen=True):
+class RetryPolicy(Request, frozen=True, omit_defaults=True):
     """Retry policy of a task. Durations in milliseconds."""
 
     max: int = 0
@@ -39,13 +39,16 @@ class RetryPolicy(Request, frozen=True):
     base_ms: int = 2_000
     cap_ms: int = 300_000
     on: Annotated[list[Name], msgspec.Meta(max_length=100)] = msgspec.field(default_factory=lambda: ["lost", "error"])
+    never: Annotated[list[Name], msgspec.Meta(max_length=100)] = []
+    max_age_ms: int | None = None  # after this time from its acceptance a task is not retried; null: no limit
 
     def stored(self) -> StoredRetryPolicy:
         """Return the policy as a record.
 
         Raises msgspec.ValidationError for an unknown backoff.
         """
-        fields = (self.max, self.backoff, self.base_ms, self.cap_ms, tuple(self.on))
+        pauses = (self.backoff, self.base_ms, self.cap_ms)
+        fields = (self.max, *pauses, tuple(self.on), tuple(self.never), self.max_age_ms or 0)
         return msgspec.convert(fields, StoredRetryPolicy)
 
 

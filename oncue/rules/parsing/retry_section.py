@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from oncue.protocol.records import MAX_RETRIES, StoredRetryPolicy
-from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, typed
+from oncue.protocol.retry_policy import RETRY_WORDS, is_retry_word
+from oncue.rules.parsing.node_values import check_keys, duration, is_mapping, time_limit, typed
 from oncue.strict_yaml.document import Node, Problems, nearest
-from oncue.task_lifecycle import RETRY_WORDS, is_retry_word
 
-RETRY_KEYS = ("max", "backoff", "base", "cap", "on")
+RETRY_KEYS = ("max", "backoff", "base", "cap", "on", "never", "max_age")
 
 
 def parse_retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | None:
@@ -24,19 +24,39 @@ def parse_retry(node: Node | None, problems: Problems) -> StoredRetryPolicy | No
         problems.add(
             node.value["backoff"], f"there is no backoff {backoff!r}", nearest(backoff, ("exponential", "constant"))
         )
-    on = get("on")
-    words = [on] if on is not None and isinstance(on.value, str) else on.value if on is not None else []
-    if on is not None and not isinstance(on.value, (list, str)):
-        problems.add(on, f"retry's `on` is a list of {', '.join(RETRY_WORDS)}, exit:75 and the like, not {on.kind()}")
-        words = []
-    for word in words:
+    on, never = _ends(get("on"), "on", problems), _ends(get("never"), "never", problems)
+    if on is not None and never is not None and (both := [word for word in never if word in on]):
+        problems.add(node.value["never"], f"{both[0]!r} is in `on` and in `never`", "leave it in one of them")
+    base = duration(get("base"), "base", problems, default.base_ms)
+    cap = duration(get("cap"), "cap", problems, default.cap_ms)
+    age = time_limit(get("max_age"), "max_age", problems)
+    return StoredRetryPolicy(most, backoff, base, cap, default.on if on is None else on, never or (), age)
+
+
+def _ends(node: Node | None, key: str, problems: Problems) -> tuple[str, ...] | None:
+    """Parse the ends of attempts that `on` or `never` names; None without the key."""
+    if node is None:
+        return None
+    if not isinstance(node.value, (list, str)):
+        known = ", ".join(RETRY_WORDS)
+        problems.add(node, f"retry's `{key}` is a list of {known}, exit:75, ValueError and the like, not {node.kind()}")
+        return None
+    found = []
+    for word in [node] if isinstance(node.value, str) else node.value:
         if not isinstance(word.value, str):
             problems.add(word, f"an end to retry is a text such as lost or exit:75, not {word.kind()}")
         elif not is_retry_word(word.value):
-            is_exit = word.value.startswith("exit")
-            remedy = "exit codes are exit:1 to exit:255" if is_exit else nearest(word.value, RETRY_WORDS)
-            problems.add(word, f"there is no end {word.value!r} to retry", remedy)
-    base = duration(get("base"), "base", problems, default.base_ms)
-    cap = duration(get("cap"), "cap", problems, default.cap_ms)
-    ends = tuple(str(w.value) for w in words) if on is not None else default.on
-    return StoredRetryPolicy(most, backoff, base, cap, ends)
+            problems.add(word, f"there is no end {word.value[:60]!r} to retry", _remedy(word.value))
+        else:
+            found.append(word.value)
+    return tuple(found)
+
+
+def _remedy(word: str) -> str:
+    if word.startswith("exit"):
+        return "exit codes are exit:1 to exit:255"
+    if word.lower() in RETRY_WORDS:
+        return f"write {word.lower()}; a class {word} with its module: mymodule.{word}"
+    near = nearest(word, RETRY_WORDS)
+    classes = "a class is written with its module, or begins with a capital letter: mypkg.Retriable, ValueError"
+    return f"{near}; {classes}" if near else classes

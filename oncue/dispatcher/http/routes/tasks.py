@@ -115,6 +115,8 @@ def _check_fields(request: TaskRequest | BatchRequest) -> None:
             check_ms(request, name, least=1)
     if request.retry is not None:
         check_ms(request.retry, "max", "base_ms", "cap_ms", path="$.retry")
+        if request.retry.max_age_ms is not None:
+            check_ms(request.retry, "max_age_ms", path="$.retry", least=1)
 
 
 def check_ms(of: Any, *names: str, path: str = "$", least: int = 0) -> None:
