@@ -85,6 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 2_000.0
     # Connections of one address without a token; 0: no limit.
     connections_per_address: Natural = 256
+    # Of a peer that pauses within a request's body or an answer.
+    http_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=3_600)] = 20.0
     # Proxies whose header names the client of a request; in the environment with ",".
     trusted_proxies: tuple[Network, ...] = ()
     # The header that they set; a client may have sent the other.

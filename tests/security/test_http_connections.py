@@ -11,17 +11,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from oncue.dispatcher.http.connection import HEAD_S, PATIENCE_S
+from oncue.dispatcher.http.connection import HEAD_S
 from oncue.dispatcher.http.rate_limit import REFUSED_PER_S
 from tests.e2e.running import System, system_in
 from tests.security.raw_http import connect, head, is_closed, many, read_all, status
 from tests.security.stall import check_no_stall
 
 MIB = 1 << 20
+TIMEOUT_S = 8.0
 UNFINISHED = {
     "nothing": b"",
     "half a head": b"GET /v1/me HTTP/1.1\r\nHost: a\r\nX: ",
@@ -29,6 +31,14 @@ UNFINISHED = {
     "half a chunked body": head("POST", "/hooks/none", Transfer_Encoding="chunked") + b"1\r\nx\r\n",
     "a refused body": head("POST", "/v1/tasks", 1000) + b"half",
 }
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Yield a server whose peers may pause for TIMEOUT_S only."""
+    folder = tmp_path_factory.mktemp("impatient")
+    with system_in(folder, "--no-endpoint", ONCUE_HTTP_TIMEOUT_S=str(TIMEOUT_S)) as system:
+        yield system
 
 
 def test_unfinished_requests_are_ended_and_a_known_caller_is_served(served: System) -> None:
@@ -40,7 +50,7 @@ def test_unfinished_requests_are_ended_and_a_known_caller_is_served(served: Syst
             peers = [p for sent in UNFINISHED.values() for p in stack.enter_context(many(url, 300, sent))]
             assert served.http("GET", "/v1/me").status == 200
             assert served.server.num_fds() < files + 600
-            served.await_true(lambda: all(is_closed(p) for p in peers), "all are closed", 3 * max(HEAD_S, PATIENCE_S))
+            served.await_true(lambda: all(is_closed(p) for p in peers), "all are closed", 3 * HEAD_S)
 
     check_no_stall(url, attack)
     assert served.http("GET", "/v1/me").status == 200
@@ -58,12 +68,12 @@ def test_a_head_that_comes_byte_by_byte_is_ended(served: System) -> None:
         assert time.monotonic() < began + 2 * HEAD_S + 5
 
 
-def test_a_body_that_comes_byte_by_byte_is_told_so(served: System) -> None:
-    with connect(served.local["url"]) as peer:
-        peer.sendall(head("POST", "/v1/events", 10_000, Authorization=f"Bearer {served.local['token']}"))
+def test_a_body_that_comes_byte_by_byte_is_told_so(impatient: System) -> None:
+    with connect(impatient.local["url"]) as peer:
+        peer.sendall(head("POST", "/v1/events", 10_000, Authorization=f"Bearer {impatient.local['token']}"))
         answer = b""
         peer.settimeout(0.2)
-        deadline = time.monotonic() + 3 * PATIENCE_S
+        deadline = time.monotonic() + 3 * TIMEOUT_S
         while not answer and time.monotonic() < deadline:
             peer.sendall(b" ")
             with contextlib.suppress(TimeoutError):
@@ -74,50 +84,50 @@ def test_a_body_that_comes_byte_by_byte_is_told_so(served: System) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request-timeout"
 
 
-def test_a_slow_upload_that_goes_on_is_taken(served: System) -> None:
+def test_a_slow_upload_that_goes_on_is_taken(impatient: System) -> None:
     content = os.urandom(60_000)
     name = hashlib.sha256(content).hexdigest()
-    with connect(served.local["url"]) as peer:
-        peer.sendall(head("PUT", f"/v1/blobs/{name}", len(content), Authorization=f"Bearer {served.local['token']}"))
-        for at in range(0, len(content), 1000):  # 2 kB/s, for longer than anybody's patience
+    with connect(impatient.local["url"]) as peer:
+        peer.sendall(head("PUT", f"/v1/blobs/{name}", len(content), Authorization=f"Bearer {impatient.local['token']}"))
+        for at in range(0, len(content), 1000):  # 5 kB/s, for longer than anybody's patience
             peer.sendall(content[at : at + 1000])
-            threading.Event().wait((PATIENCE_S + 5) / 60)
+            threading.Event().wait((TIMEOUT_S + 5) / 60)
         assert status(read_all(peer)) == 201
 
 
 @pytest.fixture(scope="module")
-def large(served: System) -> str:
+def large(impatient: System) -> str:
     """Return the path of a blob of 64 MB."""
     content = os.urandom(MIB) * 64
     name = hashlib.sha256(content).hexdigest()
-    assert served.http("PUT", f"/v1/blobs/{name}", content).status == 201
+    assert impatient.http("PUT", f"/v1/blobs/{name}", content).status == 201
     return f"/v1/blobs/{name}"
 
 
 @pytest.mark.parametrize("path", ["a blob", "/openapi.json"])
-def test_a_reader_that_takes_almost_nothing_is_cut(served: System, large: str, path: str) -> None:
-    request = head("GET", large if path == "a blob" else path, Authorization=f"Bearer {served.local['token']}")
+def test_a_reader_that_takes_almost_nothing_is_cut(impatient: System, large: str, path: str) -> None:
+    request = head("GET", large if path == "a blob" else path, Authorization=f"Bearer {impatient.local['token']}")
     if path != "a blob":
         request = request.replace(b"Connection: close\r\n", b"") * 30
-    before = served.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True)
-    with connect(served.local["url"], 4_096) as peer:
+    before = impatient.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True)
+    with connect(impatient.local["url"], 4_096) as peer:
         for _ in range(1 if path == "a blob" else 20):
             with contextlib.suppress(OSError):
                 peer.setblocking(False)
                 peer.sendall(request)
         peer.setblocking(True)
-        deadline = time.monotonic() + 3 * PATIENCE_S
-        while served.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True) == before:
+        deadline = time.monotonic() + 3 * TIMEOUT_S
+        while impatient.metric('oncue_http_connections_ended_total{reason="answer"}', may_be_absent=True) == before:
             assert time.monotonic() < deadline
             peer.recv(1)
             threading.Event().wait(1)
 
 
-def test_a_reader_that_pauses_gets_all(served: System, large: str) -> None:
-    with connect(served.local["url"]) as peer:
-        peer.sendall(head("GET", large, Authorization=f"Bearer {served.local['token']}"))
+def test_a_reader_that_pauses_gets_all(impatient: System, large: str) -> None:
+    with connect(impatient.local["url"]) as peer:
+        peer.sendall(head("GET", large, Authorization=f"Bearer {impatient.local['token']}"))
         first = peer.recv(1 << 16)
-        threading.Event().wait(PATIENCE_S / 2)
+        threading.Event().wait(TIMEOUT_S / 2)
         assert len(first + read_all(peer)) > 64 * MIB
 
 

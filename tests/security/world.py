@@ -162,7 +162,7 @@ def call(endpoint: str = "zqmark-ep") -> dict[str, Any]:
 
 
 def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, seconds: float) -> bytes:
-    found, deadline = b"", time.monotonic() + seconds
+    found, deadline = bytearray(), time.monotonic() + seconds
     while not answer.isclosed() and (left := deadline - time.monotonic()) > 0:
         if connection.sock is not None:
             connection.sock.settimeout(left)
@@ -173,7 +173,7 @@ def _read(connection: http.client.HTTPConnection, answer: http.client.HTTPRespon
         if not part:
             break
         found += part
-    return found
+    return bytes(found)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ class _Session:
 
     def __init__(self) -> None:
         self.reads: deque[ReadPart] = deque()
+        self.away: dict[ReadPart, EndpointChannel] = {}  # reads that wait for the store
         self.writes: deque[WritePart] = deque()
         self.uploads: OrderedDict[str, Upload] = OrderedDict()
         self.permitted: set[str] = set()
@@ -80,6 +81,7 @@ class BlobTransfers:
             return
         session.ended = True
         session.reads.clear()
+        session.away.clear()
         session.writes.clear()
         if not session.writing:  # else its writer does it, after the part at hand
             session.abort_uploads()
@@ -128,7 +130,9 @@ class BlobTransfers:
                 await self._check_blob(channel, session, sha)
                 stored = await self._stored_part(sha, offset)
                 if stored is None:
-                    return  # the agent asks again, and its tasks wait
+                    if len(session.away) < READS_WAITING and not session.ended:
+                        session.away[effect] = channel
+                    return  # its tasks wait; the agent asks again too
                 size, body = stored
         except OncueError as e:
             why = e.message
@@ -170,6 +174,15 @@ class BlobTransfers:
             await asyncio.sleep(LOOK_S)
             if not await self._is_store_away():
                 log.info("blobs: the store is back")
+                self._read_again()
+
+    def _read_again(self) -> None:
+        """Read the parts that waited for the store."""
+        for session in self._sessions.values():
+            away, session.away = session.away, {}
+            session.reads.extend(away)
+            for channel in set(away.values()):
+                self.resume(channel)
 
     async def _function_body(self, channel: EndpointChannel, session: _Session, sha: str) -> bytes:
         """Return the body of a function that the endpoint may run; b"" if it is a blob.

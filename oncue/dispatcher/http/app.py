@@ -129,6 +129,7 @@ async def serve(
         most_connections(raise_descriptor_limit()),
         app[API].metrics.http_connection_ended,
         TrustedProxies(settings),
+        settings.http_timeout_s,
         access_log=None,
         auto_decompress=False,  # body.py decodes, when a body is wanted
         lingering_time=LINGER_S,

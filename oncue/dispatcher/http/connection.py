@@ -2,8 +2,9 @@
 
 A peer has `patience` seconds. Waiting for it uses them up, and bytes give them back: a head must be
 complete within HEAD_S, and a body or an answer must go on at RATE bytes a second or more, with
-pauses of at most PATIENCE_S. A connection that the server itself does not read, because it is busy,
-is not waited for. Connections (connections.py) asks each of them once a second.
+pauses of at most `timeout_s` (the setting http_timeout_s). A connection that the server itself does
+not read, because it is busy, is not waited for. Connections (connections.py) asks each of them once
+a second.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from aiohttp.web_server import Server
 
 HEAD_S = 10.0  # for the first request, and for a head that has begun
-PATIENCE_S = 20.0
 RATE = 1_000.0  # bytes per second
 IDLE_S = 75.0  # between requests without a token; longer than proxies keep theirs
 KNOWN_IDLE_S = 3_600.0
@@ -83,10 +83,17 @@ class Connection(web.RequestHandler):
         "request",
         "requests",
         "since",
+        "timeout_s",
     )
 
     def __init__(
-        self, server: Server, gate: Gate, dense: DenseInput, loop: asyncio.AbstractEventLoop, **options: Any
+        self,
+        server: Server,
+        gate: Gate,
+        dense: DenseInput,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float,
+        **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, **options)
         self._gate, self._dense = gate, dense
@@ -101,7 +108,7 @@ class Connection(web.RequestHandler):
         self.received = 0  # bytes since the last look
         self.begun = False  # some bytes of a head are there
         self.since = 0.0  # when it began to wait for a request, or for the rest of its head
-        self.patience = PATIENCE_S
+        self.timeout_s = self.patience = timeout_s
         self.on_answered: Callable[[], None] | None = None  # the peer has taken the answer, or has gone
         self._sent = 0
 
@@ -173,7 +180,7 @@ class Connection(web.RequestHandler):
         self.request = request
         self.requests += 1
         if self.is_proxy:
-            self.patience = PATIENCE_S
+            self.patience = self.timeout_s
             self._gate.forwarded(self, request)
 
     def authenticated(self, token_id: str) -> None:
@@ -225,7 +232,7 @@ class Connection(web.RequestHandler):
             return self._wait_for_head(now, received)
         if not request.content.is_eof() and transport.is_reading():
             return self._wait(passed, received, "body")
-        self.patience = min(PATIENCE_S, self.patience + passed)
+        self.patience = min(self.timeout_s, self.patience + passed)
         return ""
 
     def _wait_for_head(self, now: float, received: int) -> str:
@@ -237,7 +244,7 @@ class Connection(web.RequestHandler):
         return "idle" if now - self.since > (KNOWN_IDLE_S if is_known else IDLE_S) else ""
 
     def _wait(self, passed: float, progress: int, what: str) -> str:
-        self.patience = min(PATIENCE_S, self.patience - passed + progress / RATE)
+        self.patience = min(self.timeout_s, self.patience - passed + progress / RATE)
         return what if self.patience < 0 else ""
 
     def _flushed(self, transport: asyncio.Transport) -> int:
@@ -257,7 +264,7 @@ class Connection(web.RequestHandler):
         if transport is None:
             return
         if why == "body" and self.request is not None and self.request.content.exception() is None:
-            self.patience = PATIENCE_S / 4  # for the answer
+            self.patience = self.timeout_s / 4  # for the answer
             self.request.content.set_exception(BodyTimeout("the rest of the body has not come in time"))
             self.close()
         elif why in ("head", "idle"):

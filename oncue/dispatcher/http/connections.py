@@ -64,11 +64,12 @@ class Connections:
         most: int,
         ended: Callable[[str], None],
         proxies: TrustedProxies,
+        timeout_s: float,
         **options: Any,
     ) -> None:
         self._server, self._options = server, options
         self._per_address, self._per_token, self._most = per_address, per_token, most
-        self._proxies = proxies
+        self._proxies, self._timeout_s = proxies, timeout_s
         self._ended = ended  # counts why connections were ended
         self._unknown: dict[str, _Unknown] = {}  # by address
         self._unknown_count = 0
@@ -82,7 +83,13 @@ class Connections:
     def make(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(
-            self._server, self, self._dense, self._loop, keepalive_timeout=KNOWN_IDLE_S + 30, **self._options
+            self._server,
+            self,
+            self._dense,
+            self._loop,
+            self._timeout_s,
+            keepalive_timeout=KNOWN_IDLE_S + 30,
+            **self._options,
         )
 
     def __len__(self) -> int:

@@ -42,6 +42,7 @@ class StartingApi:
             most_connections(raise_descriptor_limit()),
             _ignore,
             TrustedProxies(settings),
+            settings.http_timeout_s,
             access_log=None,
             auto_decompress=False,
             lingering_time=LINGER_S,

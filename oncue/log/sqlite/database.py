@@ -50,6 +50,7 @@ ALTER TABLE offsets ADD COLUMN crc INTEGER;
 UPDATE partitions SET begin = coalesce((SELECT b.first FROM batches b
   WHERE b.topic = partitions.topic AND b.partition = partitions.partition ORDER BY b.first LIMIT 1), next);
 """
+BUSY_S = 30  # until a statement that finds the file locked gives up
 #: Columns of the tables of few rows; the last is the checksum of the others.
 SMALL_TABLES = {
     "topics": "id, name, settings, crc",
@@ -103,7 +104,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 def connect(path: Path) -> sqlite3.Connection:
     # No implicit transactions. One thread at a time uses it, though not the one that opened it.
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
     # In a damaged row, a blob may look like text: it must not raise.
     db.text_factory = lambda text: text.decode(errors="surrogateescape")
     return db
@@ -141,7 +142,9 @@ def _widen_wal(db: sqlite3.Connection, path: Path) -> None:
         db.execute("DELETE FROM filler")
     except sqlite3.OperationalError:
         return  # no space: this only affects speed
+    db.execute("PRAGMA busy_timeout=0")  # a backup that reads meanwhile is not waited for
     db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    db.execute(f"PRAGMA busy_timeout={BUSY_S * 1_000}")
 
 
 def explain_damage(error: BaseException, path: Path) -> OncueError:

@@ -178,6 +178,7 @@ class FileTrigger(Trigger):
                     watcher.on_durable(batch.number, await self._emit(batch.events))
             finally:
                 waiting.cancel()
+                self._scanned.set()  # a deploy that waits for it is answered before the thread ends
                 watcher.stop()
                 await asyncio.shield(asyncio.to_thread(thread.join, 30))
 

@@ -28,7 +28,7 @@ def cut(*peers: Peer) -> tuple[list[Peer], list[str]]:
     reasons: list[str] = []
 
     async def main() -> None:
-        connections = Connections(cast(Any, None), 256, 1_024, 10_000, reasons.append, TrustedProxies(Settings()))
+        connections = Connections(cast(Any, None), 256, 1_024, 10_000, reasons.append, TrustedProxies(Settings()), 20.0)
         connections._open = dict.fromkeys(cast(Any, peers))
         connections._bound_unsent()
         connections.close()

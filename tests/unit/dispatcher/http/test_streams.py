@@ -16,7 +16,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from oncue.dispatcher.http import connection
 from oncue.dispatcher.http.streams import Streams
 from oncue.errors import NotFound
 from tests.unit.dispatcher.http.api_backend import TOKENS, Client, with_server
@@ -87,9 +86,7 @@ def test_a_disconnected_reader_is_noticed_on_an_idle_stream() -> None:
     with_server(test, lambda: Streams(sweep_s=0.02))
 
 
-def test_a_reader_that_has_stopped_is_disconnected_and_affects_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.5)
-
+def test_a_reader_that_has_stopped_is_disconnected_and_affects_no_other() -> None:
     async def test(c: Client) -> None:
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -111,12 +108,11 @@ def test_a_reader_that_has_stopped_is_disconnected_and_affects_no_other(monkeypa
                 assert b'"n":2' in await quick.content.readuntil(b"}")
             assert not any(f.qsize() > 64 for f in c.backend.feeds)
 
-    with_server(test, lambda: Streams(sweep_s=0.02))
+    with_server(test, lambda: Streams(sweep_s=0.02), http_timeout_s=1.0)
 
 
-def test_a_slow_reader_gets_a_large_message_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_gets_a_large_message_whole() -> None:
     """It may take longer than the patience with one that has stopped: it goes on."""
-    monkeypatch.setattr(connection, "PATIENCE_S", 1.0)
 
     async def test(c: Client) -> None:
         async with c.request("GET", "/v1/outcomes?stream=s") as answer:
@@ -127,7 +123,7 @@ def test_a_slow_reader_gets_a_large_message_whole(monkeypatch: pytest.MonkeyPatc
                 await asyncio.sleep(0.1)
             assert time.monotonic() - begun > 3.0
 
-    with_server(test, lambda: Streams(sweep_s=0.02))
+    with_server(test, lambda: Streams(sweep_s=0.02), http_timeout_s=1.0)
 
 
 def test_an_error_within_a_stream_closes_the_connection() -> None:
