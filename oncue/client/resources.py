@@ -278,11 +278,15 @@ class Rules(Resource):
     def disable(self, name: str, why: str = "") -> r.RuleInfo:
         return self._post(r.RuleInfo, f"/v1/rules/{in_path(name)}/disable", {"why": why}, repeat=True)
 
-    def explain(self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None) -> r.Explanation:
+    def explain(
+        self, name: str, *, event: Mapping[str, Any] | None = None, offset: int | None = None, task: str = ""
+    ) -> r.Explanation:
         """Explain why a rule fires or not.
 
-        For an event (CloudEvents JSON), or the one at an offset.
+        For an event (CloudEvents JSON), the one at an offset, or the outcome of a task.
         """
+        if task:
+            return self._get(r.Explanation, f"/v1/tasks/{in_path(task)}/rules/{in_path(name)}")
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{in_path(name)}/explain", body, repeat=True)
 

@@ -122,6 +122,22 @@ def test_a_trace_shows_all_that_followed(shared: System) -> None:
     assert by_id["tasks"] == found["tasks"]
 
 
+def test_explain_says_why_an_outcome_starts_a_rule_or_not(shared: System) -> None:
+    deploy(shared, CHAIN)
+    send(shared, 304)
+    bad = shared.await_true(
+        lambda: [t for t in shared.tasks(rule="begin", state="failed") if "304" in str(t["arguments"])], "it failed"
+    )[0]["id"]
+    no = shared.json("rules", "explain", "follow", bad)
+    assert (no["fires"], no["why"]) == (
+        False,
+        "type = 'oncue.task.succeeded': found 'oncue.task.failed', wanted = 'oncue.task.succeeded'",
+    )
+    yes = shared.json("rules", "explain", "complain", bad)
+    assert (yes["fires"], yes["args"]) == (True, {"text": "begin 304: bad 304"})
+    shared.await_true(lambda: shared.json("rules", "explain", "complain", bad)["fired"], "it names the task")
+
+
 def test_a_call_by_program_has_a_trace(shared: System) -> None:
     shared.write("chain.py", FUNCTIONS)
     task = shared.json("invoke", "chain.py:again", "--arg", "n:=1", "--no-wait")["id"]

@@ -256,6 +256,7 @@ DEAR: dict[str, Maker] = {
     ],
     "GET /v1/events/{offset}": get("/v1/events/{offset}"),
     "GET /v1/events/{offset}/trace": get("/v1/events/{offset}/trace"),
+    "GET /v1/tasks/{id}/rules/{name}": get("/v1/tasks/{task}/rules/zqmark-rule"),
     "GET /v1/tasks/{id}/trace": get("/v1/tasks/{task}/trace"),
     "GET /v1/triggers": get("/v1/triggers"),
     "GET /v1/triggers/{name}": get("/v1/triggers/zqmark-files"),

@@ -16,6 +16,7 @@ from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
 from oncue.cli.rule_state import state_text, unevaluated_text, used_text
+from oncue.cli.tasks.ids import may_be_task, whole_id
 from oncue.errors import Invalid, MissingExtra
 from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
@@ -110,11 +111,13 @@ def test(files: tuple[str, ...], json_: bool) -> None:
 def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
     """Explain why RULE fires for EVENT, or does not.
 
-    EVENT is an offset (see `oncue events list`), or a JSON file (- is stdin).
+    EVENT is an offset (see `oncue events list`), a JSON file (- is stdin), or the id of a task, for
+    its outcome.
 
     \b
     Example:
       oncue rules explain reconstruct 17
+      oncue rules explain publish 0192f0c1e5a0
       oncue rules explain reconstruct samples/scan.json
     """
     from oncue.cli.rule_files import explain_offline, show_steps
@@ -125,6 +128,8 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
         with connected() as client:
             if event.isdigit():
                 found = client.rules.explain(rule, offset=int(event))
+            elif may_be_task(event) and not Path(event).exists():
+                found = client.rules.explain(rule, task=whole_id(client, event))
             else:
                 found = client.rules.explain(rule, event=json_file(event))
     as_json(found) if json_ else show_steps(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import click
@@ -11,12 +10,10 @@ from oncue.cli import completers
 from oncue.cli.client import connected
 from oncue.cli.commands.events import event_by_id, is_offset
 from oncue.cli.output import as_json, json_option, say, table, took, when
-from oncue.cli.tasks.ids import whole_id
+from oncue.cli.tasks.ids import may_be_task, whole_id
 from oncue.client import Client
 from oncue.errors import NotFound
 from oncue.protocol.api import Trace, TracedTaskInfo
-
-_OF_TASK = re.compile(r"[0-9a-f.-]{4,40}", re.IGNORECASE)  # an id, or how it begins
 
 
 @click.command()
@@ -47,7 +44,7 @@ def trace(event_or_task: str, json_: bool) -> None:
 def _trace_of(client: Client, text: str) -> Trace:
     if is_offset(text):
         return client.events.trace(offset=int(text))
-    if _OF_TASK.fullmatch(text):
+    if may_be_task(text):
         try:
             return client.events.trace(task=whole_id(client, text))
         except NotFound as e:

@@ -10,7 +10,13 @@ from oncue.client import Client
 from oncue.errors import NotFound
 
 CANDIDATES = 10  # are listed if an id means several tasks
+_FORM = re.compile(r"[0-9a-f.-]{4,40}", re.IGNORECASE)
 _WHOLE = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
+
+
+def may_be_task(text: str) -> bool:
+    """Return True if the text has the form of a task's id, or of its beginning."""
+    return _FORM.fullmatch(text) is not None
 
 
 def whole_id(client: Client, text: str) -> str:

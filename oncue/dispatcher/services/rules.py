@@ -15,9 +15,11 @@ from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.rule_budgets import RuleBudgets
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.triggers import TriggerService
-from oncue.errors import NotFound
+from oncue.errors import Conflict, NotFound
+from oncue.ids import parse_task_id
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
+from oncue.rules.outcomes.outcome_event import outcome_event
 
 
 class RuleService:
@@ -94,6 +96,21 @@ class RuleService:
         explained = await self._deployed.engine.explain(name, event)
         explained = await self._stateful.with_preview(explained, name, event)
         return msgspec.structs.replace(explained, fired=await self._tasks_of(caller, name, event))
+
+    async def explain_outcome(self, caller: Caller, name: str, task: str) -> r.Explanation:
+        """Explain whether the rule fires for the outcome of a task. Raises NotFound, Conflict."""
+        return await self.explain(caller, name, await self._outcome(caller, task), None)
+
+    async def _outcome(self, caller: Caller, task: str) -> Event:
+        """Return the outcome event of a task. Raises NotFound, Conflict."""
+        task_id = parse_task_id(task)
+        found = (await self._context.view.with_causes([task_id])).get(task_id)
+        if found is None or found[0].call is None or not caller.sees(found[0].call.owner):
+            raise NotFound(f"there is no task {task}", remedy="oncue tasks list")
+        state, cause = found
+        if state.call is None or state.closing is None:
+            raise Conflict(f"the task {task} has no outcome yet", remedy="wait until it has closed")
+        return outcome_event(state, cause, self._context.registry.endpoint_name(state.call.endpoint))
 
     async def _tasks_of(self, caller: Caller, rule: str, event: Event) -> list[r.Fired]:
         """Return the tasks that this rule made for the event."""

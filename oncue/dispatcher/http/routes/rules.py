@@ -6,6 +6,7 @@ import msgspec
 
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.route import JSON_BYTES, SMALL_BYTES, RequestContext, Route
+from oncue.dispatcher.http.routes.tasks import task_id
 from oncue.dispatcher.http.schemas import DeploymentInfo, ExplainRequest, RollbackRequest, WhyRequest
 from oncue.errors import Conflict, DiskFull, Invalid, NotFound, RuleFileError
 from oncue.protocol import cloudevents
@@ -50,6 +51,10 @@ async def explain(context: RequestContext) -> Explanation:
         draft = {"specversion": "1.0", "id": "draft", "source": "/draft"} | request.event
         event = cloudevents.from_json(encode_json(draft))
     return await context.backend.rules.explain(context.caller, context.path("name"), event, request.offset)
+
+
+async def explain_outcome(context: RequestContext) -> Explanation:
+    return await context.backend.rules.explain_outcome(context.caller, context.path("name"), task_id(context))
 
 
 async def history(context: RequestContext) -> list[DeploymentInfo]:
@@ -115,6 +120,15 @@ ROUTES = (
         max_bytes=4 * EVENT_BYTES,
         gives=Explanation,
         errors=(NotFound,),
+    ),
+    Route(
+        "GET",
+        "/v1/tasks/{id}/rules/{name}",
+        explain_outcome,
+        summary="Why the rule fires for the outcome of a task, or does not: each condition in turn.",
+        scope="user",
+        gives=Explanation,
+        errors=(NotFound, Conflict),
     ),
     Route(
         "GET",

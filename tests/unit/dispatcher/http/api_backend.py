@@ -69,7 +69,13 @@ SERVICES = {
         "rollback": "_rollback",
         "remove": "_remove_rules",
     },
-    "rules": {"all": "_rules", "get": "_rule", "switch": "_switch_rule", "explain": "_explain"},
+    "rules": {
+        "all": "_rules",
+        "get": "_rule",
+        "switch": "_switch_rule",
+        "explain": "_explain",
+        "explain_outcome": "_explain_outcome",
+    },
     "status": {"health": "_health", "collect": "_collect", "rules_of": "_rules_of"},
     "tasks": {
         "submit": "_submit",
@@ -298,6 +304,9 @@ class MemoryBackend:
     async def _explain(self, caller: Caller, name: str, event: Event | None, offset: int | None) -> r.Explanation:
         self.explained.append((event, offset))
         return r.Explanation(rule=name, event=event.id if event else str(offset), fires=True, why="all holds")
+
+    async def _explain_outcome(self, caller: Caller, name: str, task: str) -> r.Explanation:
+        return r.Explanation(rule=name, event=task, fires=True, why="all holds")
 
     async def _trace_of_event(self, caller: Caller, offset: int) -> r.Trace:
         return r.Trace(source="/s", id=str(offset), tasks=[r.TracedTaskInfo(id="0" * 32, rule="r")])
