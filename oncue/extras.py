@@ -28,6 +28,9 @@ STREAM: Mapping[str, str] = {"aiokafka": "aiokafka", "cramjam": "cramjam", "faus
 DEMO: Mapping[str, str] = {"numpy": "numpy", "h5py": "h5py", "pillow": "PIL"}
 # For providers of jobs by Parsl.
 HPC: Mapping[str, str] = {"parsl": "parsl"}
+# For `oncue history export`.
+HISTORY: Mapping[str, str] = {"sqlite-utils": "sqlite_utils"}
+PARQUET: Mapping[str, str] = {"pyarrow": "pyarrow"}
 # Libraries that few other packages depend on: if one is installed, a server is wanted.
 TELLING = ("google-re2", "cel-expr-python")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*([^;\[]*)")

@@ -1,4 +1,4 @@
-"""Progress bar of `oncue backup` and `oncue restore`, on stderr of a terminal."""
+"""Progress bar of `oncue backup`, `restore` and `history export`, on stderr of a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Yield `progress(what, done, total)`."""
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield `progress(what, done, total)`; total None: not known."""
     if quiet or not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
@@ -19,7 +19,7 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         tasks = {}
 
-        def progress(what: str, done: int, total: int) -> None:
+        def progress(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "endpoint": ("endpoint", "endpoint", "Set up, start and stop an endpoint on this machine."),
     "dead": ("dead", "dead", "List, retry and dismiss events that could not be processed."),
     "tokens": ("tokens", "tokens", "Create, list and revoke tokens."),
+    "history": ("history", "history", "Export events and tasks to a SQLite file, and query it."),
     "backup": ("backup", "backup", "Back up a server's data folder, while it runs."),
     "restore": ("restore", "restore", "Restore a backup to a data folder."),
     "doctor": ("doctor", "doctor", "Check this machine, the log and the server."),

@@ -12,7 +12,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"server.txt": ("server", "kafka", "demo"), "dev.txt": ("server", "kafka", "demo", "hpc", "dev")}
+EXTRAS = {
+    "server.txt": ("server", "kafka", "demo"),
+    "dev.txt": ("server", "kafka", "demo", "hpc", "history", "parquet", "dev"),
+}
 PIN = re.compile(
     r"^([A-Za-z0-9._-]+)==(\S+)(?: ; [^\\\n]*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
 )
