@@ -1,4 +1,4 @@
-"""Progress bar of `oncue backup`, `restore` and `history export`, on stderr of a terminal."""
+"""Progress bars of backups, restores and exports, on stderr of a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows of a query as a table, CSV or JSON. CSV and JSON are written as rows are read."""
+"""Rows of a query as a table, CSV or JSON.
+
+CSV and JSON are written as rows are read.
+"""
 
 from __future__ import annotations
 

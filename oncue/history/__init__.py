@@ -1,1 +1,1 @@
-"""History for analysis: events and tasks of a server, in a SQLite file or Parquet files."""
+"""History for analysis: events and tasks of a server, in files."""

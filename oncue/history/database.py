@@ -1,4 +1,4 @@
-"""SQLite file of a history: opening it, writing rows, and how far each list was read."""
+"""SQLite file of a history, with the progress of reading each list."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class HistoryError(OncueError):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far a list of the server was read: everything until `done_us` is in the file.
+    """Progress of reading a list of the server.
 
-    A list is read newest first. An interval that was begun has a cursor of its next page.
+    Everything until `done_us` is in the file. A list is read newest first. An interval that
+    was begun has a cursor of its next page.
     """
 
     done_us: int = 0

@@ -20,7 +20,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def time_text(us: float) -> str | None:
-    """Return a unix time in µs as ISO 8601 of UTC; None for 0 and what no calendar has."""
+    """Return a unix time in µs as ISO 8601 of UTC; None for 0.
+
+    Also None for a time that no calendar has.
+    """
     try:
         return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds") if us else None
     except (OverflowError, ValueError):
@@ -89,7 +92,10 @@ def event_files(info: EventInfo) -> Iterator[Row]:
 
 
 def task_row(task: TaskInfo, event: int | None) -> Row:
-    """Return the row of a task. `event`: the offset of its event; None: not in the history."""
+    """Return the row of a task.
+
+    `event`: the offset of its event; None: it is not in the history.
+    """
     source, event_id = task.event or ("", "")
     started, ended = task.started_us, task.ended_us
     return {

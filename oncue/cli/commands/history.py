@@ -29,11 +29,11 @@ def history() -> None:
 @click.option("--full", is_flag=True, help="Read everything again, not only what is new.")
 @json_option
 def export(path: Path, parquet: bool, full: bool, json_: bool) -> None:
-    """Write the server's events, tasks, attempts, outcomes, files and rules to a SQLite file.
+    """Write the server's events and tasks to a SQLite file.
 
-    What you may see is written. Again to the same PATH, what has come since is added, and tasks
-    that were open are brought up to date. The file keeps what the server forgets. If it is
-    interrupted, type it again.
+    Also attempts, outcomes, files and rules; all that you may see. Again to the same PATH, what has
+    come since is added, and tasks that were open are brought up to date. The file keeps what the
+    server forgets. If it is interrupted, type it again.
 
     \b
     Example:

@@ -98,7 +98,10 @@ class RuleService:
         return msgspec.structs.replace(explained, fired=await self._tasks_of(caller, name, event))
 
     async def explain_outcome(self, caller: Caller, name: str, task: str) -> r.Explanation:
-        """Explain whether the rule fires for the outcome of a task. Raises NotFound, Conflict."""
+        """Explain whether the rule fires for the outcome of a task.
+
+        Raises NotFound, Conflict.
+        """
         return await self.explain(caller, name, await self._outcome(caller, task), None)
 
     async def _outcome(self, caller: Caller, task: str) -> Event:
