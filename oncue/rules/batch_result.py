@@ -6,7 +6,7 @@ Tasks, matches for stateful rules, and dead letters; the engine commits them tog
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from oncue.clocks.process import now_us
 from oncue.errors import Invalid, OncueError
@@ -14,7 +14,7 @@ from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.event_types import FILE_EVENT, OUTCOME_SOURCE
+from oncue.protocol.event_types import FILE_EVENT, OUTCOME_SOURCE, chain_depth, extension_number
 from oncue.protocol.records import (
     STORED_EVENT_BYTES,
     VERSION,
@@ -240,7 +240,7 @@ class BatchResult:
             self._replay,
             event.source,
             event.id,
-            _number(event.extensions.get("oncuetimems")),
+            extension_number(event.extensions.get("oncuetimems")),
             len(ready),
         )
         self.frames.add(entry, ready, task_ids, (event.source, event.id), _mark_us(event))
@@ -382,19 +382,15 @@ def _decoded(record: Record) -> Event:
         raise RuleError("decode", e.message, e.remedy) from None
     except Exception as e:
         raise RuleError("decode", f"{type(e).__name__}: {e}") from None
-    if (depth := _depth(event)) >= MAX_DEPTH:
+    if (depth := chain_depth(event)) >= MAX_DEPTH:
         reason = f"the event is number {depth} in a chain of events that caused one another; {MAX_DEPTH} is the limit"
         raise RuleError("match", reason, "is there a rule whose function makes the event that fires it?")
     return event
 
 
-def _depth(event: Event) -> int:
-    return _number(event.extensions.get("oncuedepth")) or 0
-
-
 def _check_chain(event: Event) -> None:
     """Raise RuleError at the end of a chain of tasks, or of files by functions."""
-    depth = _depth(event)
+    depth = chain_depth(event)
     if event.source == OUTCOME_SOURCE and depth > MAX_DEPTH:
         raise RuleError(
             "match",
@@ -412,16 +408,4 @@ def _check_chain(event: Event) -> None:
 
 
 def _mark_us(event: Event) -> int:
-    return _number(event.extensions.get("oncuemarkus")) or 0
-
-
-def _number(value: Any) -> int | None:
-    """Return a number in an extension; None: it has none.
-
-    CloudEvents stores numbers over 32 bits as text.
-    """
-    if type(value) is int:
-        return value if value >= 0 else None
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:
-        return int(value)
-    return None
+    return extension_number(event.extensions.get("oncuemarkus")) or 0

@@ -47,8 +47,10 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
     """Return the longest time for conditions and arguments, without `when`."""
     seconds = conditions_s(rule.conditions, event_bytes)
     if rule.operators is not None:
-        templates = [o.key for o in rule.operators.operators if o.key is not None]
-        return seconds + arguments_s(templates, event_bytes) + _expressions_s(rule.operators.needs.cost, event_bytes)
+        operators = rule.operators
+        templates = [o.key for o in operators.operators if o.key is not None]
+        seconds += conditions_s(operators.conditions, event_bytes) + arguments_s(templates, event_bytes)
+        return seconds + sum(_expressions_s(c, event_bytes) for c in (operators.needs.cost, operators.select_cost))
     return seconds + arguments_s([t for run in rule.runs for t in run.templates], event_bytes)
 
 

@@ -20,7 +20,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.payload import needs_blob
 from oncue.protocol.records import INLINE_BYTES, VERSION, Call, DeadLetter, TaskFrame, TaskRecord
 from oncue.protocol.run_options import NO_OPTIONS
-from oncue.protocol.topics import DEAD
+from oncue.protocol.topics import DEAD, EVENTS
 from oncue.rules.active_rules import Action, ActiveRule
 
 PreparedTask = tuple[str, bytes, str]  # endpoint id, payload, affinity key
@@ -54,11 +54,12 @@ class RuleError(Exception):
 
 
 class TaskFrames:
-    """Tasks by action, and dead letters, of several batches."""
+    """Tasks by action, dead letters and events of several batches."""
 
     def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
+        self.events: list[Record] = []
         self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
         #: By action, and by affinity key where there is one: (action, key, endpoint id, tasks).
         self._tasks: dict[Action | tuple[Action, str], tuple[Action, str, str, list[TaskRecord]]] = {}
@@ -138,6 +139,8 @@ class TaskFrames:
             ]
         if self.dead:
             by_topic[DEAD] = [Record(encode(letter)) for letter in self.dead]
+        if self.events:
+            by_topic[EVENTS] = self.events
         return [Append(topic, records) for topic, records in by_topic.items()]
 
     def _call(self, action: Action, endpoint: str, key: str) -> Call:

@@ -21,7 +21,9 @@ from enum import Enum
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from oncue.protocol.records import Event, Stored
-from oncue.rules.operators.records import Match
+from oncue.rules.matching.template import Refer
+from oncue.rules.operators.records import Match, Waited
+from oncue.rules.operators.selection import Selector
 from oncue.strict_yaml.document import Node, Problems
 
 
@@ -50,13 +52,24 @@ class Fire(NamedTuple):
         return cls(reason, offset, match.at_ms, match.label, match.version, match.needs)
 
 
+class Close(NamedTuple):
+    """Effect: end the wait for certain events.
+
+    The rule fires, or not, as `waited` says.
+    """
+
+    fire: Fire
+    waited: Waited
+    only: tuple[str, ...] = ()  # names of the events that take part; (): all
+
+
 class DropBefore(NamedTuple):
     """Effect: remove the events before an offset from the buffer."""
 
     place: int
 
 
-Effect = BufferEffect | Fire | DropBefore
+Effect = BufferEffect | Fire | Close | DropBefore
 
 
 class OperatorState(Stored, frozen=True):
@@ -129,6 +142,8 @@ class Operator(Stored, Generic[S], frozen=True):
     BUFFERS: ClassVar[bool] = False
     # A firing has several events; arguments use ${each.PATH}, ${count} ...
     FIRES_MANY: ClassVar[bool] = False
+    # It waits for certain events: arguments use ${expected} and ${missing}.
+    WAITS: ClassVar[bool] = False
     # Why buffered events may stay in the buffer, for tests of rule files.
     UNFIRED: ClassVar[str] = ""
 
@@ -142,6 +157,18 @@ class Operator(Stored, Generic[S], frozen=True):
 
         Errors go to `problems`; None: no operator can be made.
         """
+        raise NotImplementedError
+
+    @classmethod
+    def selector(cls, node: Node, problems: Problems, refer: Refer) -> Selector | None:
+        """Return what names the events of the mapping; None: it needs no names.
+
+        `refer` compiles ${...}.
+        """
+        return None
+
+    def waited(self, name: str, expected: tuple[str, ...]) -> Waited:
+        """Return what it would wait for, had an event with this name and list come alone."""
         raise NotImplementedError
 
     def default_key(self, event: Event) -> str:

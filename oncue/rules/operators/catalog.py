@@ -23,6 +23,7 @@ from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.count import CountOperator
 from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
+from oncue.rules.operators.join import JoinOperator
 from oncue.rules.operators.records import KeyedOperator
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.operators.throttle import ThrottleOperator
@@ -33,6 +34,7 @@ OPERATORS: tuple[type[AnyOperator], ...] = (
     SampleOperator,
     DebounceOperator,
     CountOperator,
+    JoinOperator,
     BatchOperator,
 )
 

@@ -12,17 +12,22 @@ import msgspec
 
 from oncue.errors import Invalid
 from oncue.protocol.codec import encode
+from oncue.protocol.event_types import chain_depth
 from oncue.protocol.records import VERSION, Event
+from oncue.rules.matching.conditions import Condition
+from oncue.rules.matching.expression import NO_COST, Cost
 from oncue.rules.matching.filters import as_text
 from oncue.rules.matching.template import Template, compile_args
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
 from oncue.rules.operators.event_rows import EventRows, RequiredFields, refer_to_event
 from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
+from oncue.rules.operators.selection import NOT_NAMED, Selection, Selector
 from oncue.strict_yaml.document import Node, Problems, nearest
 
 KEY_CHARS = 1_000
 MATCH_BYTES = 500_000  # of the values of one event
+EMPTY_ROW = b"\x90"
 
 
 class CompiledOperator(msgspec.Struct, frozen=True):
@@ -31,6 +36,7 @@ class CompiledOperator(msgspec.Struct, frozen=True):
     operator: AnyOperator
     key: Template | None
     packed: msgspec.Raw  # as a Match carries it
+    selector: Selector | None = None
 
     def key_of(self, event: Event) -> str:
         """Return the key of an event.
@@ -71,7 +77,27 @@ class OperatorChain(msgspec.Struct, frozen=True):
 
         Raises Invalid.
         """
-        return EventRows(self.needs.names, [self.needs.row(event)], self.operators[-1].key_of(event))
+        name, expected, buffered = self._select(event)
+        rows = [self.needs.row(event, name)] if buffered else []
+        waited = self.last.waited(name, expected) if self.last.WAITS else None
+        return EventRows(self.needs.names, rows, self.operators[-1].key_of(event), [name] * len(rows), waited)
+
+    def _select(self, event: Event) -> Selection:
+        """Return the name of an event. Raises Invalid."""
+        selector = self.operators[-1].selector
+        return NOT_NAMED if selector is None else selector.select(event)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Conditions of an event, beside those of `on` and `match`."""
+        selector = self.operators[-1].selector if self.operators else None
+        return () if selector is None else selector.conditions
+
+    @property
+    def select_cost(self) -> Cost:
+        """Cost of the names of one event."""
+        selector = self.operators[-1].selector
+        return NO_COST if selector is None else selector.cost
 
     def match(self, rule: str, label: str, version: int, event: Event, at_ms: int, mark_us: int) -> Match:
         """Return the Match of an event.
@@ -80,10 +106,11 @@ class OperatorChain(msgspec.Struct, frozen=True):
         too large.
         """
         stages = tuple(KeyedOperator(o.packed, o.key_of(event)) for o in self.operators)
-        row = _packed(self.needs.row(event))
-        size = self.last.measure(event)
-        buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us)
-        return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered)
+        name, expected, is_buffered = self._select(event)
+        row = _packed(self.needs.row(event, name)) if is_buffered else EMPTY_ROW
+        size, depth = self.last.measure(event), chain_depth(event)
+        buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us, name, depth)
+        return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered, expected)
 
     def partition_key(self, match: Match) -> bytes:
         """Return the record key of a match.
@@ -126,8 +153,13 @@ def parse_operators(rule: Node, problems: Problems) -> OperatorChain | None:
     found = [(member, rule.value[name]) for name, member in CATALOGUE.members.items() if name in rule.value]
     compiled = [_compiled(member, node, problems) for member, node in found]
     _check_order(rule, [member for member, _ in found], problems)
+    if not found:
+        return None
+    operators = tuple(o for o in compiled if o)
     many = next((member.name() for member, _ in found if member.FIRES_MANY), "")
-    return OperatorChain(tuple(o for o in compiled if o), RequiredFields(many)) if found else None
+    selector = operators[-1].selector if operators else None
+    names = selector.names if selector is not None else ()
+    return OperatorChain(operators, RequiredFields(many, names, any(member.WAITS for member, _ in found)))
 
 
 def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problems) -> None:
@@ -152,7 +184,11 @@ def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> Comp
             problems.add(node.at_key(option), f"`{name}` has no key {option!r}", nearest(option, options))
     template, text = _key(name, node.value.get("key"), problems)
     operator = member.parse(node, text, problems)
-    return CompiledOperator(operator, template, msgspec.Raw(encode(operator))) if operator else None
+    if operator is None:
+        return None
+    return CompiledOperator(
+        operator, template, msgspec.Raw(encode(operator)), member.selector(node, problems, refer_to_event)
+    )
 
 
 def _key(name: str, node: Node | None, problems: Problems) -> tuple[Template | None, str]:

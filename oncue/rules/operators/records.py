@@ -33,6 +33,8 @@ class BufferedEvent(Stored, frozen=True):
     row: bytes  # msgpack of the list of values, in the order of `needs`
     size_bytes: int = 0  # Operator.measure
     mark_us: int = 0  # when its cause happened
+    name: str = ""  # under which the operator waits for it (Operator.selector)
+    depth: int = 0  # in a chain of events that caused one another
 
 
 class Match(Stored, tag="match", frozen=True):
@@ -46,6 +48,7 @@ class Match(Stored, tag="match", frozen=True):
     stages: tuple[KeyedOperator, ...]
     needs: tuple[str, ...]  # names of the values in the row: "data.path | stem" ...
     event: BufferedEvent
+    expected: tuple[str, ...] = ()  # names of events that the operator is to wait for
 
 
 class Tick(Stored, tag="tick", frozen=True):
@@ -57,6 +60,19 @@ class Tick(Stored, tag="tick", frozen=True):
     v: int
     at_ms: int
     retired: tuple[tuple[str, str], ...] = ()
+
+
+class Waited(Stored, frozen=True):
+    """Events that an operator waited for, when its window closed: names, or a number."""
+
+    expected: tuple[str, ...] | int
+    missing: tuple[str, ...] | int
+    end: str = ""  # "": the rule fires; DEAD: a dead letter; DROP: the events are only counted
+    why: str = ""  # in words
+    overdue_ms: int = 0  # the deadline that has passed, of which an event tells; 0: none has
+
+
+DEAD, DROP = "dead", "drop"
 
 
 class ClosedWindow(Stored, tag="closed", frozen=True):
@@ -76,6 +92,7 @@ class ClosedWindow(Stored, tag="closed", frozen=True):
     opened_ms: int
     why: str  # first, count, bytes, wait, full, changed
     events: tuple[BufferedEvent, ...]
+    waited: Waited | None = None  # None: the operator waits for no certain events
 
 
 MatchesRecord = Match | Tick | ClosedWindow

@@ -14,7 +14,7 @@ from typing import Any
 from oncue.errors import Undecodable
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
-from oncue.protocol.event_types import OUTCOME_SOURCE, OUTCOME_TYPE
+from oncue.protocol.event_types import OUTCOME_SOURCE, OUTCOME_TYPE, chain_depth
 from oncue.protocol.records import OK, Event, Failure
 from oncue.protocol.run_options import TaskFiles
 from oncue.task_lifecycle import STATE_WORDS, Attempt, TaskState
@@ -89,16 +89,11 @@ def outcome_event(state: TaskState, cause: Cause, endpoint: str) -> Event:
 
 def _extensions(state: TaskState, closing: Attempt, cause: Cause) -> dict[str, str | int | bool]:
     """Return depth in the chain, time for ids, and the time of the first cause."""
-    depth = cause.depth + 1 + (_depth(cause.event) if cause.event is not None else 0)
+    depth = cause.depth + 1 + (chain_depth(cause.event) if cause.event is not None else 0)
     found: dict[str, str | int | bool] = {"oncuedepth": str(depth), "oncuetimems": str(closing.ended_us // 1000)}
     if state.mark_us > 0:
         found["oncuemarkus"] = str(state.mark_us)
     return found
-
-
-def _depth(event: Event) -> int:
-    text = str(event.extensions.get("oncuedepth", ""))
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _arguments(packed: bytes, omitted: dict[str, str]) -> dict[str, Any]:

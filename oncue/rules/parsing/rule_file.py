@@ -62,6 +62,7 @@ class RuleTest(msgspec.Struct, frozen=True):
     events: tuple[
         tuple[int, Any], ...
     ] = ()  # (at_ms, event): several, on a virtual clock; then `args` has one entry a firing
+    dead: str = ""  # a text in the reason of a dead letter; "": there is none
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -319,7 +320,8 @@ def _test(node: Node, problems: Problems) -> RuleTest | None:
         return None
     if event is not None and not isinstance(event.value, (str, dict)):
         problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
-    check_keys(expect, ("fires", "args"), "`expect`", problems)
+    check_keys(expect, ("fires", "args", "dead"), "`expect`", problems)
+    dead = typed(expect.value.get("dead"), str, "dead", "", problems)
     args = expect.value.get("args")
     plain = event.plain() if event else None
-    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events)
+    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events, dead)

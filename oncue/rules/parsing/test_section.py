@@ -50,10 +50,13 @@ def _at(node: Node | None, before_ms: int, problems: Problems) -> int:
 
 
 def fires(expect: Node, problems: Problems) -> bool | int:
-    """Parse `fires`: true, false, or a number of firings."""
+    """Parse `fires`: true, false, or a number of firings.
+
+    The default is true, or false where a dead letter is expected.
+    """
     node = expect.value.get("fires")
     if node is None:
-        return True
+        return "dead" not in expect.value
     value = node.value
     if isinstance(value, bool) or (isinstance(value, int) and value >= 0):
         return value

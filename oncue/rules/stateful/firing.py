@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
+import msgspec
+
 from oncue.clocks.process import now_us
 from oncue.ids import window_task_ids
 from oncue.log.base import Append
@@ -21,13 +23,21 @@ from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
 from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.operators.event_rows import EventRows
-from oncue.rules.operators.records import ClosedWindow
+from oncue.rules.operators.overdue import not_fired, overdue_event, overdue_record
+from oncue.rules.operators.records import DEAD, DROP, ClosedWindow
 from oncue.rules.rule_cost import INLINE_S, window_s
 from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.record_group import RecordGroup
 from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
 
-Counted = tuple[ActiveRule | None, int, str]  # rule, tasks, reason for a dead letter
+
+class Counted(NamedTuple):
+    """Counts of one closed window."""
+
+    entry: ActiveRule | None
+    tasks: int
+    reason: str = ""  # why there is none
+    dead: bool = False
 
 
 class FiringResult(NamedTuple):
@@ -78,13 +88,18 @@ class Firer:
             if turn.is_over:
                 await turn.end()
             entry = self._active_rules().entries.get(closed.rule)
+            if (overdue := overdue_event(closed, window_id_seed(closed))) is not None:
+                frames.events.append(overdue_record(overdue))
+            if closed.waited is not None and closed.waited.end == DROP:
+                counted.append(Counted(entry, 0, f"dropped: {not_fired(closed)}"))
+                continue
             try:
-                counted.append((entry, await self._fire_window(entry, closed, frames), ""))
+                counted.append(Counted(entry, await self._fire_window(entry, closed, frames)))
             except RuleError as e:
-                counted.append((entry, 0, e.reason))
+                counted.append(Counted(entry, 0, e.reason, dead=True))
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
             except Exception as e:
-                counted.append((entry, 0, f"{type(e).__name__}: {e}"))
+                counted.append(Counted(entry, 0, f"{type(e).__name__}: {e}", dead=True))
                 error = RuleError("window", f"{type(e).__name__}: {e}")
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, error, frames.now_us))
         return counted
@@ -95,6 +110,9 @@ class Firer:
         If its arguments need values that were not buffered, the version under which the events
         matched fires. Raises RuleError.
         """
+        if closed.waited is not None and closed.waited.end == DEAD:
+            remedy = "`oncue dead retry N` (N: this letter's number) runs the rule with the events that came"
+            raise RuleError("window", not_fired(closed), remedy if closed.events else "")
         if entry is None:
             raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
@@ -149,12 +167,12 @@ class Firer:
 
     def count(self, group: RecordGroup, fired: FiringResult) -> None:
         """Update the counters, after the commit."""
-        self.fired += sum(1 for _, tasks, _ in fired.counted if tasks)
+        self.fired += sum(1 for counted in fired.counted if counted.tasks)
         self.dead += fired.dead
-        for entry, tasks, reason in fired.counted:
+        for entry, tasks, reason, dead in fired.counted:
             if entry is not None:
                 entry.counters.fired += tasks
-                entry.counters.failed += bool(reason)
+                entry.counters.failed += dead
                 entry.counters.last_reason = reason or entry.counters.last_reason
         entries = self._active_rules().entries
         for rule, count in group.suppressed.items():
@@ -171,9 +189,14 @@ def _letter(
     closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, error: RuleError, at_us: int
 ) -> DeadLetter:
     """Return the dead letter of a whole window; a retry fires the same window."""
-    first, last = closed.events[0], closed.events[-1]
-    reason = error.reason
-    if len(closed.events) > 1:
+    reason, cause = error.reason, None
+    if closed.events:
+        first, last = closed.events[0], closed.events[-1]
+        cause = first.source, first.id
+    if closed.waited is not None and closed.waited.end == DEAD:
+        fires = msgspec.structs.replace(closed.waited, end="", overdue_ms=0)
+        closed = msgspec.structs.replace(closed, waited=fires)
+    elif len(closed.events) > 1:
         reason = f"a batch of {len(closed.events):,} events, {first.id} ({first.source}) to {last.id}: {reason}"
     return DeadLetter(
         VERSION,
@@ -184,8 +207,8 @@ def _letter(
         partition,
         offset,
         closed.rule,
-        (first.source, first.id),
-        encode(closed),
+        cause,
+        encode(closed) if closed.events else b"",
         error.remedy,
         entry.deployment.owner if entry else "",
     )

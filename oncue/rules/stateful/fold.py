@@ -32,9 +32,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from oncue.protocol.records import VERSION
-from oncue.rules.operators.base import BUFFER, DISCARD, DropBefore, Fire, OperatorState, Step
+from oncue.rules.operators.base import BUFFER, DISCARD, Close, DropBefore, Fire, OperatorState, Step
 from oncue.rules.operators.catalog import resolve
-from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
+from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick, Waited
 
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
 AHEAD_MS = 60_000  # a time of another process that is more ahead is of a wrong clock
@@ -188,11 +188,27 @@ def _apply(
             states.drop(where, effect.place)
         elif isinstance(effect, Fire):
             closed.append(_closed(where, effect, partition, states.release(where)))
+        elif isinstance(effect, Close):
+            closed.append(_ended(states, where, effect, partition))
     states.set_state(where, step.state)
     return closed
 
 
-def _closed(where: StateKey, fire: Fire, partition: int, events: Sequence[BufferedEvent]) -> ClosedWindow:
+def _ended(states: States, where: StateKey, close: Close, partition: int) -> ClosedWindow:
+    """End the wait for certain events.
+
+    Those that take no part in a firing are suppressed.
+    """
+    events = states.release(where)
+    part = [event for event in events if not close.only or event.name in close.only]
+    for _ in range(len(events) - len(part) if close.waited.end != DROP else len(events)):
+        states.count_suppressed(where.rule)
+    return _closed(where, close.fire, partition, part, close.waited)
+
+
+def _closed(
+    where: StateKey, fire: Fire, partition: int, events: Sequence[BufferedEvent], waited: Waited | None = None
+) -> ClosedWindow:
     return ClosedWindow(
         VERSION,
         where.rule,
@@ -205,6 +221,7 @@ def _closed(where: StateKey, fire: Fire, partition: int, events: Sequence[Buffer
         fire.opened_ms,
         fire.reason,
         tuple(events),
+        waited,
     )
 
 

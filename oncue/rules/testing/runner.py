@@ -71,7 +71,7 @@ def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> 
 
 
 def _run(rule: Rule, test: RuleTest, folder: Path) -> TestResult:
-    if test.events or rule.operators is not None or type(test.fires) is int:
+    if test.events or test.dead or rule.operators is not None or type(test.fires) is int:
         passed, why = run_over_time(rule, test, lambda given: read_event(given, folder, rule.on))
         return TestResult(rule.name, test.line, passed, why)
     try:

@@ -17,7 +17,8 @@ from oncue.rules.explain import decide, explain, rendered
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.event_rows import EventRows
-from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Tick
+from oncue.rules.operators.overdue import not_fired
+from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, Tick
 from oncue.rules.parsing.rule_file import Rule, RuleTest
 from oncue.rules.stateful.fold import StateKey, fold
 
@@ -70,7 +71,9 @@ class SimulatedFiring(msgspec.Struct, frozen=True):
     at_ms: int
     events: int
     args: Any  # of the run, or a list of those of all runs
-    trouble: str = ""
+    trouble: str = ""  # reason of a dead letter
+    dropped: str = ""  # why the events were only counted
+    overdue: bool = False  # an event tells that the deadline has passed
 
 
 def simulate(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[SimulatedFiring]:
@@ -117,12 +120,18 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
 
 
 def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
+    waited = closed.waited
+    overdue = waited is not None and waited.overdue_ms > 0
+    if waited is not None and waited.end:
+        why = not_fired(closed)
+        trouble, dropped = ("", why) if waited.end == DROP else (why, "")
+        return SimulatedFiring(at_ms, len(closed.events), None, trouble, dropped, overdue)
     rows = EventRows.of(closed)
     try:
         args = [run.render(rows) for run in rule.runs]
     except Invalid as e:
-        return SimulatedFiring(at_ms, len(closed.events), None, e.message)
-    return SimulatedFiring(at_ms, len(closed.events), args[0] if len(args) == 1 else args)
+        return SimulatedFiring(at_ms, len(closed.events), None, e.message, overdue=overdue)
+    return SimulatedFiring(at_ms, len(closed.events), args[0] if len(args) == 1 else args, overdue=overdue)
 
 
 # ---------------------------------------------------------------- tests of a rule file
@@ -139,27 +148,40 @@ def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> t
         events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
-    found = simulate(rule, events)
-    trouble = next((f.trouble for f in found if f.trouble), "")
-    if trouble:
-        return False, f"a dead letter: {trouble}"
+    all_found = simulate(rule, events)
+    found = [f for f in all_found if not f.trouble and not f.dropped]
+    if (wrong := _dead_letters(test, all_found)) is not None:
+        return False, wrong
     if not (len(found) == test.fires if type(test.fires) is int else bool(found) == test.fires):
-        return False, _fired(rule, events, found)
+        return False, _fired(rule, events, all_found)
     wanted = test.args if test.events or test.args is None else [test.args]
     if wanted is not None and found and not equal(wanted)([f.args for f in found]):
         return False, f"the arguments are {show([f.args for f in found])}, expected {show(wanted)}"
-    return True, _fired(rule, events, found)
+    return True, _fired(rule, events, all_found)
+
+
+def _dead_letters(test: RuleTest, found: Sequence[SimulatedFiring]) -> str | None:
+    """Return how the dead letters differ from the expected ones; None: they do not."""
+    troubles = [f.trouble for f in found if f.trouble]
+    if test.dead and not troubles:
+        return f"there is no dead letter, expected one with {test.dead!r}"
+    wrong = next((trouble for trouble in troubles if not test.dead or test.dead not in trouble), None)
+    return None if wrong is None else f"a dead letter: {wrong}"
 
 
 def _numbered(event: Event, given: Any, n: int) -> Event:
     return event if not isinstance(given, dict) or "id" in given else msgspec.structs.replace(event, id=f"test-{n + 1}")
 
 
-def _fired(rule: Rule, events: Sequence[tuple[int, Event]], found: Sequence[SimulatedFiring]) -> str:
+def _fired(rule: Rule, events: Sequence[tuple[int, Event]], all_found: Sequence[SimulatedFiring]) -> str:
     """Return in words how often and when the rule fired, or why it did not."""
+    found = [f for f in all_found if not f.trouble and not f.dropped]
     if found:
         times = ", ".join(f"at {duration_text(f.at_ms)} for {f.events}" for f in found[:20])
         return f"it fires {len(found)} time{'s' if len(found) > 1 else ''}: {times}"
+    ended = [f"a dead letter: {f.trouble}" if f.trouble else f"dropped: {f.dropped}" for f in all_found]
+    if ended:
+        return f"it does not fire: {ended[0]}"
     reasons = [e.why for _, event in events if not (e := explain(rule, event)).fires]
     if reasons:
         return f"it does not fire: {reasons[0]}"

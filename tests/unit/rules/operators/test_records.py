@@ -22,10 +22,11 @@ STORED = [
     (BatchState(1), "9ca562617463680100000000000000a00090"),
     (DedupeState(1, 2, 3, 4), "95a664656475706501020304"),
 ]
-MATCH = (
+OLDEST_MATCH = (
     "99a56d6174636801a172a166010a929293a6646564757065a4247b6b7d19a1619295a56261746368a4247b6b7d030507a16291a6646174612e6e"
     "96ffa22f73a131c40291010506"
 )
+MATCH = OLDEST_MATCH.replace("99a5", "9aa5", 1).replace("96ff", "98ff", 1) + "a000" + "90"  # name, depth; expected
 
 
 @pytest.mark.parametrize(("value", "stored"), STORED)
@@ -41,7 +42,8 @@ def test_a_match_is_stored_as_before() -> None:
         VERSION, "r", "f", 1, 10, (keyed_operator(DEDUPE, "a"), keyed_operator(BATCH, "b")), ("data.n",), event
     )
     assert encode(match).hex() == MATCH
-    stages = decode(Match, bytes.fromhex(MATCH)).stages
+    assert decode(Match, bytes.fromhex(OLDEST_MATCH)) == decode(Match, bytes.fromhex(MATCH))
+    stages = decode(Match, bytes.fromhex(OLDEST_MATCH)).stages
     assert [resolve(bytes(s.operator), ("data.n",)).operator for s in stages] == [DEDUPE, BATCH]
 
 
@@ -52,7 +54,7 @@ def test_ids_of_operators_are_as_before_and_those_of_buffers_depend_on_the_value
 
 
 def test_an_operator_of_a_newer_version_is_refused() -> None:
-    unknown = KeyedOperator(msgspec.Raw(encode(["join", "${k}"])), "a")
+    unknown = KeyedOperator(msgspec.Raw(encode(["newest", "${k}"])), "a")
     match = Match(VERSION, "r", "f", 1, 10, (unknown,), (), BufferedEvent(-1, "/s", "1", b"\x90"))
     with pytest.raises(Undecodable, match="the operator cannot be read"):
         check_operators(decode(Match, encode(match)))

@@ -103,6 +103,84 @@ def test_count_fires_for_events_within_a_time(
     assert fired(operators, events, MANY) == expected
 
 
+def ended(operators: str, events: list[tuple[int, str]], n: str = MANY) -> list[tuple[int, Any]]:
+    """Return (ms, value, or why there is none) of each firing; `+` ends the name of an event that tells a list."""
+    given = [(at, Event(id=name, source="/s", type="t", data=_joined(name))) for at, name in events]
+    return [(f.at_ms, f.trouble or f.dropped or f.args["n"]) for f in simulate(rule(operators, n), given)]
+
+
+def _joined(name: str) -> dict[str, Any]:
+    """a1 is part 1 of a, a1/2 is told again with another id, a1+ tells the list 1, 2, 3, and a+ only that."""
+    number = name[1:].rstrip("+").partition("/")[0]
+    data: dict[str, Any] = {"k": name[0]} | ({"n": int(number)} if number else {})
+    return data | ({"all": [1, 2, 3]} if name.endswith("+") else {})
+
+
+COUNT = f"join: {{{K}, count: 3, deadline: 10s"
+LIST = f'join: {{{K}, list: "${{data.all}}", by: "${{data.n}}", deadline: 10s'
+PART = "join: 1 of 3: 2 missing within 10s"
+LATE = "within 10s (key 'a')"
+ONE = f"{PART} (key 'a')"
+NEXT = f"join: 1 of 3: missing 2, 3 {LATE}"
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        # as many as are wanted, at once with the last
+        (COUNT + "}", [(0, "a1"), (1, "b1"), (2, "a2"), (9_999, "a3")], [(9_999, [1, 2, 3]), (10_001, f"{PART} (key 'b')")]),
+        (COUNT + "}", [(0, "a1"), (1, "a1"), (2, "a2"), (3, "a3"), (4, "a3")], [(3, [1, 2, 3])]),
+        # the deadline counts from the first
+        (COUNT + "}", [(0, "a1"), (5_000, "a2"), (10_000, "a3")], [(10_000, f"join: 2 of 3: 1 missing {LATE}"), (20_000, ONE)]),
+        (COUNT + ", then: fire}", [(0, "a1"), (5_000, "a2")], [(10_000, [1, 2])]),
+        (COUNT + ", then: drop}", [(0, "a1")], [(10_000, f"join: 1 of 3: 2 missing {LATE}")]),
+        # then the key begins anew
+        (COUNT + "}", [(n, f"a{n}") for n in range(6)], [(2, [0, 1, 2]), (5, [3, 4, 5])]),
+        # names: one each, the first counts
+        (f'join: {{{K}, count: 2, by: "${{data.n}}", deadline: 10s}}', [(0, "a1"), (1, "a1/2"), (2, "a2")], [(2, [1, 2])]),
+        (LIST + "}", [(0, "a1+"), (1, "a3"), (2, "a2")], [(2, [1, 3, 2])]),
+        # the list may come last, alone, or with names that it does not have
+        (LIST + "}", [(0, "a3"), (1, "a2"), (2, "a1+")], [(2, [3, 2, 1])]),
+        (LIST + "}", [(0, "a+"), (1, "a3"), (2, "a2"), (3, "a1")], [(3, [3, 2, 1])]),
+        (LIST + "}", [(0, "a1"), (1, "a7"), (2, "a2"), (3, "a3"), (4, "a+")], [(4, [1, 2, 3])]),
+        (LIST + "}", [(0, "a1+"), (1, "a7"), (2, "a2"), (3, "a3")], [(3, [1, 2, 3])]),
+        (LIST + "}", [(0, "a1+"), (1, "a1/2"), (2, "a2")], [(10_000, f"join: 2 of 3: missing 3 {LATE}")]),
+        (LIST + "}", [(0, "a1")], [(10_000, f"join: 1 have come, and no event has told the list {LATE}")]),
+        (LIST + ", then: fire}", [(0, "a+")], [(10_000, f"join: 0 of 3: missing 1, 2, 3 {LATE}")]),
+        # late: a name that was missing at the deadline, until it has passed once more
+        (LIST + ", then: fire}", [(0, "a1+"), (5, "a2"), (10_001, "a3")], [(10_000, [1, 2])]),
+        (LIST + ", then: fire}", [(0, "a1+"), (5, "a2"), (20_001, "a3+")], [(10_000, [1, 2]), (30_001, [3])]),
+        # what has come already is told again, after the join or in the next one
+        (LIST + "}", [(0, "a1+"), (1, "a2"), (2, "a3"), (3, "a2"), (4, "a1/2+"), (5, "a3")], [(2, [1, 2, 3]), (10_004, NEXT)]),
+    ],
+)  # fmt: skip
+def test_join_waits_for_all_of_them(
+    operators: str, events: list[tuple[int, str]], expected: list[tuple[int, Any]]
+) -> None:
+    assert ended(operators, events) == expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("${missing}", ["3"]),
+        ("${expected}", ["1", "2", "3"]),
+        ("${count} of ${expected}: missing ${missing}", '2 of ["1","2","3"]: missing ["3"]'),
+        ("${first.data.n}/${key}", "1/a"),
+    ],
+)
+def test_arguments_tell_what_is_missing(reference: str, expected: Any) -> None:
+    assert ended(LIST + ", then: fire}", [(0, "a1+"), (1, "a2")], reference) == [(10_000, expected)]
+    complete = ended(LIST + "}", [(0, "a1+"), (1, "a2"), (2, "a3")], "${missing}")
+    assert complete == [(2, [])]
+    assert ended(COUNT + ", then: fire}", [(0, "a1")], "${missing} of ${expected}") == [(10_000, "2 of 3")]
+
+
+def test_a_list_may_be_in_the_rule_file() -> None:
+    listed = f'join: {{{K}, list: [1, 2], by: "${{data.n}}", deadline: 10s}}'
+    assert ended(listed, [(0, "a2"), (1, "a1")]) == [(1, [2, 1])]
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
@@ -140,6 +218,12 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("sample: {ttl: 1s}", "`sample` needs `first` or `every`, or both"),
         ("sample: {evry: 1}", "`sample` has no key 'evry'"),
         ("count: {n: 3}", "`count` lacks the key 'within'"),
+        ("join: {count: 3}", "`join` lacks the key 'deadline'"),
+        ("join: {deadline: 3s}", "`join` lacks what it waits for: `count` or `list`"),
+        ("join: {count: 3, list: [a], by: x, deadline: 3s}", "`join` waits for a `count` or for a `list`"),
+        ("join: {list: [a], deadline: 3s}", "`join.list` needs `by`"),
+        ("join: {count: 3, deadline: 3s, then: fail}", "join.then is 'fail'"),
+        ("join: {count: 3, deadline: 3s, by: 7}", "join.by is a text with ${...}, not a whole number"),
         ("count: {n: 3, within: 1s}, batch: {count: 2}", "`count` buffers events, and `batch` would come after it"),
     ],
 )
@@ -151,5 +235,5 @@ def test_mistakes_are_named(operators: str, message: str) -> None:
 
 @pytest.mark.parametrize("reference", ["${sum.data.n}", "${each.data.n}"])
 def test_arguments_of_one_event_have_no_aggregates(reference: str) -> None:
-    with pytest.raises(RuleFileError, match="is for the arguments of rules with `count` or `batch`"):
+    with pytest.raises(RuleFileError, match="is for the arguments of rules that run for many events"):
         rule("throttle: {per: 1s}", reference)

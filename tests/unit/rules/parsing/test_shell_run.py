@@ -102,7 +102,7 @@ def test_a_stateful_rule_gives_its_own_values() -> None:
         (
             '{function: f, affinity: "${each.data.x}"}',
             34,
-            "affinity: ${each.data.x} is for the arguments of rules with",
+            "affinity: ${each.data.x} is for the arguments of rules that run for many events",
         ),
         ("{shel: 'true'}", 11, "did you mean 'shell'?"),
     ],

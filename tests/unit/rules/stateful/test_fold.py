@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from oncue.rules.operators.catalog import keyed_operator, operator_id, resolve
 from oncue.rules.operators.count import CountOperator, CountState
 from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
+from oncue.rules.operators.join import JoinOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.operators.throttle import ThrottleOperator
@@ -31,6 +33,7 @@ from oncue.rules.stateful.fold import StateKey, fold, window_id_seed
 from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.testing.simulation import InMemoryStates
 
+NAMES = ("0", "1", "2")
 SPECS: list[tuple[AnyOperator, ...]] = [
     (BatchOperator("${k}", count=3),),
     (BatchOperator("${k}", size_bytes=25),),
@@ -42,6 +45,9 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (SampleOperator("${k}", first=2, every=2, ttl_ms=30),),
     (DebounceOperator("${k}", 10, 25),),
     (CountOperator("${k}", 3, 30),),
+    (JoinOperator("${k}", 30, count=3),),
+    (JoinOperator("${k}", 30, "fire", by="${n}", list="${ns}"),),
+    (ThrottleOperator("${k}", 5), JoinOperator("${k}", 60, "drop", by="${n}", list="${ns}")),
     (ThrottleOperator("${k}", 12), SampleOperator("", every=2), CountOperator("${k}", 2, 40)),
 ]
 
@@ -56,7 +62,10 @@ def match(
     rule: str = "r",
 ) -> Match:
     stages = tuple(keyed_operator(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
-    return Match(VERSION, rule, "f", 1, at_ms, stages, (), BufferedEvent(-1, "/s", str(n), row, size))
+    event, expected = BufferedEvent(-1, "/s", str(n), row, size), ()
+    if isinstance(specs[-1], JoinOperator) and specs[-1].by:
+        event, expected = msgspec.structs.replace(event, name=str(n % 3)), NAMES if n % 2 else ()
+    return Match(VERSION, rule, "f", 1, at_ms, stages, (), event, expected)
 
 
 @st.composite
