@@ -4,8 +4,8 @@
     view's ClosedTask ────────────────►                       ├─► the call's stream (one a client)
                                                               └─► live feeds
 
-A slow reader delays no other one. A stream with too much unread is closed: its client connects
-again and requests the outcomes that it missed. A full live feed skips items.
+A slow reader delays no other one. A stream with too much unread is closed (outcome_streams.py). A
+full live feed skips items.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from oncue.dispatcher.live_feed import about
+from oncue.dispatcher.outcome_streams import KEEP_ALIVE_S, OutcomeStreams
 from oncue.errors import Undecodable
 from oncue.protocol.api import Outcome
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import OK, Call, Ended, Failure
 from oncue.task_lifecycle import STATE_WORDS
 
-STREAM_BYTES = 256 << 20  # unread, of one stream
 FEED_ITEMS = 1_000  # unread, of one live feed
-KEEP_ALIVE_S = 10.0
 #: Items a second of all live feeds together. Each sends a batch, and pauses if there are others.
 ITEMS_PER_S = 20_000
 PAUSE_S, PAUSE_PER_FEED_S = 0.01, 0.001
@@ -45,25 +44,6 @@ class Waiter(Protocol):
     def set_result(self, ended: Ended, /) -> None: ...
 
     def cancel(self) -> object: ...
-
-
-class OutcomeStream:
-    """Encoded outcomes that one client has not read yet."""
-
-    def __init__(self) -> None:
-        self.pending: list[bytes] = []
-        self.pending_bytes = 0
-        self.ready = asyncio.Event()
-        self.closed = False
-
-    def enqueue(self, message: bytes) -> None:
-        """Add a message. Closes the stream if too much is unread."""
-        self.pending.append(message)
-        self.pending_bytes += len(message)
-        if self.pending_bytes > STREAM_BYTES:
-            self.closed = True
-            self.pending.clear()
-        self.ready.set()
 
 
 class LiveFeed:
@@ -101,7 +81,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self._waiters: dict[bytes, list[Waiter]] = {}
-        self._streams: dict[tuple[str, str], OutcomeStream] = {}  # by name and owner
+        self._streams = OutcomeStreams()
         self._feeds: set[LiveFeed] = set()
         self._unspread: deque[tuple[str, Any]] = deque()  # items that the feeds are still to get
         self._left_out: dict[tuple[str, str], tuple[Any, int]] = {}  # kind, readers -> one of the others, count
@@ -117,7 +97,7 @@ class Notifier:
                 for waiter in self._waiters.pop(e.id, ()):
                     if not waiter.done():
                         waiter.set_result(e)
-        stream = self._streams.get((call.stream, call.owner)) if call.stream else None
+        stream = self._streams.get(call.stream, call.owner) if call.stream else None
         if stream is not None and closing:
             stream.enqueue(encode([Outcome(e.id, STATE_WORDS[e.status], e) for e in closing]))
         if self._feeds:
@@ -188,34 +168,13 @@ class Notifier:
                 del self._waiters[task_id]
         waiter.cancel()
 
-    async def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
+    def stream(self, name: str, owner: str) -> AsyncIterator[bytes]:
         """Yield the messages of a client's stream; b"" as a keep-alive.
 
         It brings outcomes of the owner's tasks only; another owner's stream may have the same name.
         A second reader takes over the stream.
         """
-        key = (name, owner)
-        old = self._streams.get(key)
-        if old is not None:
-            old.closed = True
-            old.ready.set()
-        stream = self._streams[key] = OutcomeStream()
-        try:
-            yield b""  # the stream is subscribed
-            while not stream.closed and not self._closing.is_set():
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        await stream.ready.wait()
-                except TimeoutError:
-                    yield b""
-                    continue
-                stream.ready.clear()
-                messages, stream.pending, stream.pending_bytes = stream.pending, [], 0
-                for message in messages:
-                    yield message
-        finally:
-            if self._streams.get(key) is stream:
-                del self._streams[key]
+        return self._streams.read(name, owner)
 
     async def live(self, kinds: frozenset[str], sees: Sees = lambda kind, item: True) -> AsyncIterator[tuple[str, Any]]:
         """Yield (kind, item) as they happen; ("", None) as a keep-alive.
@@ -251,9 +210,7 @@ class Notifier:
     def close(self) -> None:
         """End all streams, feeds and waits: the server stops."""
         self._closing.set()
-        for stream in self._streams.values():
-            stream.closed = True
-            stream.ready.set()
+        self._streams.close()
         for feed in self._feeds:
             feed.enqueue("closing", None)
         _cancel_all(w for waiters in self._waiters.values() for w in waiters)

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
-from oncue.dispatcher import notifier as module
+from oncue.dispatcher import outcome_streams
 from oncue.dispatcher.notifier import FEED_ITEMS, FEW_FEEDS, Notifier
 from oncue.protocol.api import Outcome
-from oncue.protocol.codec import decode
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import ERROR, OK, VERSION, Call, Ended
 
 CALL = Call(VERSION, "f" * 64, "ep", "ada", "f", stream="s")
@@ -92,7 +93,31 @@ def test_a_stream_with_too_much_unread_is_closed(monkeypatch: pytest.MonkeyPatch
             notifier.publish(CALL, [ENDED])
         assert [message async for message in stream] == []
 
-    monkeypatch.setattr(module, "STREAM_BYTES", 100)
+    monkeypatch.setattr(outcome_streams, "OWNER_BYTES", 100)
+    run(work)
+
+
+def test_what_all_streams_of_an_owner_have_unread_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(notifier: Notifier) -> None:
+        calls = [msgspec.structs.replace(CALL, stream=name) for name in ("slow", "fast", "idle")]
+        slow, fast, idle = (notifier.stream(call.stream, call.owner) for call in calls)
+        for stream in (slow, fast, idle):
+            await anext(stream)
+        for call in (*calls, calls[0], calls[0]):
+            notifier.publish(call, [ENDED])
+        assert await anext(slow)  # it is being sent, and counts
+        for _ in range(9):
+            assert await anext(fast)
+            notifier.publish(calls[1], [ENDED])
+        notifier.publish(calls[0], [ENDED])
+        assert [message async for message in slow] == []
+        assert await anext(fast)
+        assert await anext(idle)
+        await fast.aclose()
+        await idle.aclose()
+
+    size = len(encode([Outcome(ENDED.id, "succeeded", ENDED)]))
+    monkeypatch.setattr(outcome_streams, "OWNER_BYTES", 6 * size)
     run(work)
 
 
