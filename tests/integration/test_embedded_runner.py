@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -12,15 +14,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from oncue.clocks.process import now_ms
 from oncue.errors import DiskFull, LogError
 from oncue.log import Record, Topic, open_log
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode
 from oncue.protocol.topics import MATCHES
 from oncue.rules.operators.records import MatchesRecord, Tick
-from oncue.rules.stateful.fold import TICK_WINDOWS
+from oncue.rules.stateful import embedded_runner, sqlite_states
+from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS
 from oncue.rules.stateful.sqlite_states import SqliteStates
 from tests.integration.embedded_site import PARTITIONS, Site, all_of, record, rule, site_in
 
@@ -73,6 +78,31 @@ def test_dedupe_passes_the_first_event_and_counts_the_others(tmp_path: Path) -> 
         assert not seen.passes
         assert "the key /1 fired 0 s ago, ttl 10m, 2 suppressed since" in seen.why
         assert fresh.passes
+
+    with_site(tmp_path, body)
+
+
+def test_keys_without_effect_are_forgotten_as_fast_as_others_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_states, embedded_runner):
+        monkeypatch.setattr(module, "FORGET_ROWS", 2)
+    monkeypatch.setattr(embedded_runner, "FORGET_MORE_S", 0.0)
+    kept = "SELECT count(*) FROM state"
+
+    async def body(site: Site) -> None:
+        hour_ago = now_ms() - MARGIN_MS - 60_000
+        site.deploy(rule(args={"n": "${data.n}"}, dedupe={"key": "${data.path}", "ttl": "1s"}))
+        async with site.running():
+            await site.emit(*(msgspec.structs.replace(record(n, path=f"/{n}"), time_ms=hour_ago) for n in range(20)))
+            await site.settled()
+            site.runner._forget_at = 0.0  # a minute later
+            with contextlib.closing(sqlite3.connect(tmp_path / "windows.db")) as db:
+                assert db.execute(kept).fetchone()[0] > 10
+                for n in range(20):
+                    await site.emit(record(100 + n, path=f"/new/{n % PARTITIONS}/{n}"))
+                    await site.settled()
+                assert db.execute(kept).fetchone()[0] == 20
 
     with_site(tmp_path, body)
 

@@ -31,13 +31,13 @@ from oncue.rules.operators.preview import OperatorPreview, preview
 from oncue.rules.stateful.firing import Firer, in_force, retired
 from oncue.rules.stateful.fold import state_keys
 from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
-from oncue.rules.stateful.sqlite_states import SqliteStates
+from oncue.rules.stateful.sqlite_states import FORGET_ROWS, SqliteStates
 from oncue.rules.stateful.timers import Retired, Timers
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "windows"
 MAX_BATCHES = 16  # folded and stored together
-FORGET_S = 60.0
+FORGET_S, FORGET_MORE_S = 60.0, 1.0  # between two looks for states without effect; if there are more
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -187,8 +187,8 @@ class EmbeddedRunner:
         if group.retiring or any(not in_force(active_rules, rule, spec) for rule, spec in group.opened):
             self._timers.rules_changed.set()
         if time.monotonic() >= self._forget_at:
-            self._forget_at = time.monotonic() + FORGET_S
-            await self._call(store.forget)
+            forgot_all = await self._call(store.forget) < FORGET_ROWS
+            self._forget_at = time.monotonic() + (FORGET_S if forgot_all else FORGET_MORE_S)
 
     # ------------------------------------------------------------ queries
 
