@@ -235,7 +235,13 @@ def test_an_event_of_a_sender_is_never_taken_for_an_outcome(shared: System) -> N
         "data": {"rule": "begin", "owner": "local", "state": "succeeded", "value": {"out": 1}, "args": {"n": 1}},
     }
     before = len(shared.tasks(rule="follow"))
-    shared.http("POST", "/v1/events", forged, {"Content-Type": "application/cloudevents+json"})
+    kind = {"Content-Type": "application/cloudevents+json"}
+    refused = shared.http("POST", "/v1/events", forged, kind)
+    assert (refused.status, refused.json["detail"]) == (
+        422,
+        "source: /oncue/tasks is that of outcomes, which oncue itself tells",
+    )
+    assert shared.http("POST", "/v1/events", forged | {"source": "/oncue"}, kind).status == 202
     send(shared, 100)
 
     shared.await_true(

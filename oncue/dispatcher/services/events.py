@@ -17,10 +17,11 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext, position_text
 from oncue.dispatcher.off_loop import LARGE_BYTES, MANY, off_loop_if
 from oncue.dispatcher.services.list_filters import COUNTED, visible
-from oncue.errors import NotFound, TooLarge
+from oncue.errors import Invalid, NotFound, TooLarge
 from oncue.log import Position, Record
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
+from oncue.protocol.event_types import OUTCOME_SOURCE
 from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from oncue.protocol.topics import EVENTS
 from oncue.view import EventFilter, EventRow
@@ -43,8 +44,8 @@ class EventService:
     async def emit(self, caller: Caller, events: Sequence[Event]) -> r.Emitted:
         """Append a caller's events.
 
-        Extension attributes that start with "oncue" are reserved and removed. Raises TooLarge,
-        NotReady, DiskFull.
+        Extension attributes that start with "oncue" are reserved and removed. Raises Invalid,
+        TooLarge, NotReady, DiskFull.
         """
         clean = await off_loop_if(len(events) > MANY, _all_clean, events)
         positions = await self.append(clean)
@@ -54,7 +55,7 @@ class EventService:
     async def append(self, events: Sequence[Event]) -> list[Position]:
         """Append events of triggers or callers; durable on return.
 
-        Raises TooLarge, NotReady, DiskFull.
+        Raises Invalid, TooLarge, NotReady, DiskFull.
         """
         self._context.check_accepting()
         if not events:
@@ -125,10 +126,15 @@ def for_answer(event: bytes) -> dict[str, Any]:
 
 
 def _records(events: Sequence[Event], binary: bool) -> list[Record]:
-    """Return the records of events. Raises TooLarge."""
+    """Return the records of events. Raises TooLarge, Invalid."""
     stamp = now_us() // 1000
     records = []
     for event in events:
+        if event.source == OUTCOME_SOURCE:  # a trace would show what it causes as caused by a task
+            raise Invalid(
+                f"source: {OUTCOME_SOURCE} is that of outcomes, which oncue itself tells",
+                remedy="name what tells the event",
+            )
         value, headers = cloudevents.to_record(event, binary=binary)
         size = len(value) + (sum(len(content) for _, content in headers) if binary else 0)
         if size > STORED_EVENT_BYTES:

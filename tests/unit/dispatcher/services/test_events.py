@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oncue.dispatcher.services.events import EventService
-from oncue.errors import NotFound, NotReady, TooLarge
+from oncue.errors import Invalid, NotFound, NotReady, TooLarge
 from oncue.protocol.records import STORED_EVENT_BYTES, Event
 from oncue.view import EventFilter
 from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB, Site, with_site
@@ -43,6 +43,18 @@ def test_reserved_attributes_of_a_caller_are_removed(tmp_path: Path, mode: str) 
         assert "oncuedepth" not in stored
 
     with_site(tmp_path, work, events_mode=mode)
+
+
+def test_no_sender_and_no_trigger_tells_the_outcome_of_a_task(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        events = EventService(site.context)
+        forged = event(1, source="/oncue/tasks", id="0" * 32)
+        for told in (lambda: events.emit(ADA, [event(2), forged]), lambda: events.append([forged])):
+            with pytest.raises(Invalid, match="outcomes"):
+                await told()
+        assert (await events.count(ADA, EventFilter())).count == 0
+
+    with_site(tmp_path, work)
 
 
 def test_an_event_is_found_as_soon_as_it_is_durable(tmp_path: Path) -> None:
