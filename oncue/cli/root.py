@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "trace": ("trace", "trace", "Show all that followed from an event."),
     "functions": ("functions", "functions", "List, inspect and register functions."),
     "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),
+    "schema": ("schema", "schema", "Print the JSON Schema of rule files, for editors."),
     "triggers": ("triggers", "triggers", "List and explain triggers, the sources of events."),
     "endpoints": ("endpoints", "endpoints", "List, inspect and revoke endpoints."),
     "endpoint": ("endpoint", "endpoint", "Set up, start and stop an endpoint on this machine."),

@@ -308,6 +308,7 @@ DEAR: dict[str, Maker] = {
     "GET /health/ready": get("/health/ready", admin=True),
     "GET /metrics": get("/metrics", admin=True),
     "GET /openapi.json": get("/openapi.json"),
+    "GET /v1/schemas/rules": get("/v1/schemas/rules"),
     "GET /docs": get("/docs"),
     "GET /": get("/"),
     "GET /page/{file}": get("/page/index.html"),

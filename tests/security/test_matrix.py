@@ -212,6 +212,7 @@ OPEN = {
     "GET /health/ready": ("/health/ready", 200),
     "GET /metrics": ("/metrics", 401),
     "GET /openapi.json": ("/openapi.json", 200),
+    "GET /v1/schemas/rules": ("/v1/schemas/rules", 200),
     "GET /docs": ("/docs", 200),
     "GET /": ("/", 200),
     "GET /page/{file}": ("/page/index.html", 200),

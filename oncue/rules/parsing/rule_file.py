@@ -41,6 +41,7 @@ from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
 
 Kinds = Mapping[str, type[msgspec.Struct]]
+FILE_KEYS, TEST_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("event", "events", "expect"), ("fires", "args", "dead")
 RULE_KEYS = (
     *("name", "description", "on", "match", "when", "run"),
     *("retry", "timeout", "affinity", "expires", "limits", "enabled", "tests"),
@@ -177,7 +178,7 @@ def _rule_set(
     specs: list[TriggerSpec] = []
     if root is not None:
         if isinstance(root.value, dict):
-            check_keys(root, ("triggers", "rules"), "a rule file", problems)
+            check_keys(root, FILE_KEYS, "a rule file", problems)
             specs = [s for n in list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
             names = others.with_those_of(root)
             relative = {s.name: relative_paths(s.options) for s in specs}
@@ -309,7 +310,7 @@ def _tests(node: Node | None, problems: Problems) -> tuple[RuleTest, ...]:
 def _test(node: Node, problems: Problems) -> RuleTest | None:
     if not is_mapping(node, "a test", problems):
         return None
-    check_keys(node, ("event", "events", "expect"), "a test", problems)
+    check_keys(node, TEST_KEYS, "a test", problems)
     events = timed_events(node.value["events"], problems) if "events" in node.value else ()
     several = "events" in node.value
     event = node.value.get("event") if several else required(node, "event", "a test", problems)
@@ -320,7 +321,7 @@ def _test(node: Node, problems: Problems) -> RuleTest | None:
         return None
     if event is not None and not isinstance(event.value, (str, dict)):
         problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")
-    check_keys(expect, ("fires", "args", "dead"), "`expect`", problems)
+    check_keys(expect, EXPECT_KEYS, "`expect`", problems)
     dead = typed(expect.value.get("dead"), str, "dead", "", problems)
     args = expect.value.get("args")
     plain = event.plain() if event else None

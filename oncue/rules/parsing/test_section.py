@@ -8,6 +8,7 @@ from oncue.quantities import duration_ms
 from oncue.strict_yaml.document import Node, Problems, nearest
 
 MAX_EVENTS = 1_000
+TIMED_KEYS = ("at", "event")
 _FORM = "events: [{at: 0s, event: {data: {...}}}, {at: 5s, event: sample.json}]"
 
 
@@ -26,8 +27,8 @@ def timed_events(node: Node, problems: Problems) -> tuple[tuple[int, Any], ...]:
             problems.add(item, "an event of a test over time is a mapping with `event`, and `at` perhaps", _FORM)
             continue
         for key in item.value:
-            if key not in ("at", "event"):
-                problems.add(item.at_key(key), f"it has no key {key!r}", nearest(key, ("at", "event")))
+            if key not in TIMED_KEYS:
+                problems.add(item.at_key(key), f"it has no key {key!r}", nearest(key, TIMED_KEYS))
         event = item.value["event"]
         if not isinstance(event.value, str | dict):
             problems.add(event, f"`event` is a file name or a mapping, not {event.kind()}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import msgspec
+from aiohttp import web
 
 from oncue.dispatcher.http.json_encoding import encode_json
 from oncue.dispatcher.http.route import JSON_BYTES, SMALL_BYTES, RequestContext, Route
@@ -12,6 +16,8 @@ from oncue.errors import Conflict, DiskFull, Invalid, NotFound, RuleFileError
 from oncue.protocol import cloudevents
 from oncue.protocol.api import Deployed, DeployRequest, Explanation, RuleInfo
 from oncue.protocol.records import EVENT_BYTES, Event
+from oncue.rules.schema.rule_file import schema_text
+from oncue.triggers.catalog import OptionStructs
 
 
 async def deploy(context: RequestContext) -> list[Deployed]:
@@ -72,7 +78,26 @@ async def remove(context: RequestContext) -> Deployed:
     return await context.backend.deployments.remove(context.caller, context.path("label"))
 
 
+async def schema(context: RequestContext) -> web.Response:
+    """Answer the JSON Schema of rule files, which editors fetch without a token."""
+    return web.Response(body=_schema(), headers={"Content-Type": "application/schema+json"})
+
+
+@cache
+def _schema() -> bytes:
+    return schema_text(OptionStructs())
+
+
 ROUTES = (
+    Route(
+        "GET",
+        "/v1/schemas/rules",
+        schema,
+        summary="JSON Schema of rule files, for editors.",
+        scope="",
+        gives=dict[str, Any],
+        writes=("application/schema+json",),
+    ),
     Route(
         "POST",
         "/v1/rules",

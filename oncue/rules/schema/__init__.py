@@ -1,0 +1,1 @@
+"""JSON Schema of rule files, for editors. Its keys are those of the parser."""
