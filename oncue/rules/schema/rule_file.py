@@ -140,7 +140,7 @@ def _triggers(kinds: Mapping[str, type[msgspec.Struct]]) -> tuple[Schema, dict[s
 
 
 def _with_variables(schema: Any) -> Any:
-    """Return the schema that also takes a whole ${var:name} for a number, word or list."""
+    """Return the schema with ${var:name} in place of a number, a word or a list."""
     if isinstance(schema, list):
         return [_with_variables(item) for item in schema]
     if not isinstance(schema, dict):
