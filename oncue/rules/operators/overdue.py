@@ -18,6 +18,12 @@ from oncue.protocol.event_types import OVERDUE_RULE, OVERDUE_TYPE
 from oncue.protocol.records import Event
 from oncue.rules.operators.records import ClosedWindow
 
+FIELDS: dict[str, type] = {
+    **dict.fromkeys(("rule", "key", "since", "deadline", "why"), str),
+    **dict.fromkeys(("expected", "missing"), list),
+    "count": int,
+}
+
 
 def overdue_event(window: ClosedWindow, seed: bytes) -> Event | None:
     """Return the event of a window; None: it has no deadline that has passed.

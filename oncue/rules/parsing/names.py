@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.parsing.condition_parser import parse_on
 from oncue.rules.parsing.outcome_pattern import is_done, parse_done
+from oncue.rules.parsing.overdue_pattern import is_overdue, parse_overdue
 from oncue.strict_yaml.document import Node, Problems
 
 
@@ -33,9 +34,11 @@ class OnNames(NamedTuple):
         )
 
     def parse_on(self, node: Node, problems: Problems) -> list[Condition]:
-        """Parse `on`: triggers, attributes of events, or rules whose tasks are done."""
+        """Parse `on`: triggers, attributes of events, or rules that are done or overdue."""
         if isinstance(node.value, dict) and is_done(node.value):
             return parse_done(node, self.rules, problems)
+        if is_overdue(node.value):
+            return parse_overdue(node, self.rules, problems)
         return parse_on(node, self.triggers, problems)
 
 

@@ -61,7 +61,7 @@ def parse_done(node: Node, rules: Collection[str] | None, problems: Problems) ->
     for key in node.value:
         if key not in KEYS:
             problems.add(node.at_key(key), f"`on` with `done` has no key {key!r}", nearest(key, KEYS))
-    names = _texts(node.value["done"], "done", "a rule's name", problems)
+    names = texts_of(node.value["done"], "done", "a rule's name", problems)
     for item, name in names:
         if rules is not None and name not in rules:
             problems.add(item, f"there is no rule {name!r}", nearest(name, rules))
@@ -75,7 +75,7 @@ def _states(node: Node, problems: Problems) -> list[str]:
     if "state" not in node.value:
         return []
     found = []
-    for item, word in _texts(node.value["state"], "state", "a state", problems):
+    for item, word in texts_of(node.value["state"], "state", "a state", problems):
         state = ALIASES.get(word, word)
         if state not in STATES:
             problems.add(item, f"there is no state {word!r} of an outcome", nearest(word, STATES))
@@ -83,7 +83,8 @@ def _states(node: Node, problems: Problems) -> list[str]:
     return found
 
 
-def _texts(node: Node, key: str, what: str, problems: Problems) -> list[tuple[Node, str]]:
+def texts_of(node: Node, key: str, what: str, problems: Problems) -> list[tuple[Node, str]]:
+    """Return the texts of a value that is one or a list of them, with their nodes."""
     items = node.value if isinstance(node.value, list) else [node]
     if not items:
         problems.add(node, f"`{key}` is empty")

@@ -12,14 +12,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from oncue.protocol.api import RuleWarning
+from oncue.protocol.event_types import OVERDUE_TYPE
 from oncue.rules.matching.conditions import COMPARE, TEXT_OPERATORS, parse_time
 from oncue.rules.matching.expression import paths_of
 from oncue.rules.matching.fields import ATTRIBUTES, parse_path
 from oncue.rules.matching.template import parsed
 from oncue.rules.operators.aggregates import WORDS
 from oncue.rules.operators.catalog import CATALOGUE
+from oncue.rules.operators.overdue import FIELDS as OVERDUE_FIELDS
 from oncue.rules.outcomes.outcome_event import FIELDS, STATES
 from oncue.rules.parsing.contradictions import GROUPS
+from oncue.rules.parsing.overdue_pattern import rules_overdue
 from oncue.rules.parsing.rule_file import Rule, RuleSet
 from oncue.strict_yaml.document import nearest
 
@@ -29,6 +32,9 @@ OWN_ALIKE = 0.8  # of one of oncue's own, which all begin alike
 MOST = 100  # warnings of one file
 TYPES = 1_000  # known types that one is compared with
 _TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number"}
+
+
+_Warning = tuple[str, str, str]  # a word at its place, message, remedy
 
 
 class Schema(NamedTuple):
@@ -52,11 +58,15 @@ def implausible(
     """
     found: list[RuleWarning] = []
     lines = rules.text.splitlines()
-    known = {*types, *(kind for name, options in triggers.items() if (kind := _type_of(name, options)))}
+    known = {*types, OVERDUE_TYPE, *(kind for name, options in triggers.items() if (kind := _type_of(name, options)))}
     steps = {rule.name: rule for s in (*others, rules) for rule in s.rules}
     for rule in rules.rules:
-        schema = _schema(rule.on, triggers) or _schema_of_outcomes(rule, steps)
-        for word, message, remedy in (*_unknown_types(rule, known), *(_of_schema(rule, schema) if schema else ())):
+        schema = _schema(rule.on, triggers) or _schema_of_outcomes(rule, steps) or _schema_of_overdue(rule)
+        for word, message, remedy in (
+            *_unknown_types(rule, known),
+            *_never_overdue(rule, steps),
+            *(_of_schema(rule, schema) if schema else ()),
+        ):
             line, column = _place(lines, rule.line, word)
             found.append(RuleWarning(rule.name, line, column, message, remedy))
         if len(found) >= MOST:
@@ -88,6 +98,19 @@ def _schema_of_outcomes(rule: Rule, steps: Mapping[str, Rule]) -> Schema | None:
     return Schema(about, FIELDS, "", {"state": STATES, "rule": rule.follows}, (), arguments)
 
 
+def _schema_of_overdue(rule: Rule) -> Schema | None:
+    names = rules_overdue(rule.on)
+    return Schema(f"events on deadlines of {', '.join(names)}", OVERDUE_FIELDS, OVERDUE_TYPE, {}, ()) if names else None
+
+
+def _never_overdue(rule: Rule, steps: Mapping[str, Rule]) -> Iterator[_Warning]:
+    """Yield the rules of `overdue` that have no deadline."""
+    for name in rules_overdue(rule.on):
+        operators = steps[name].operators if name in steps else None
+        if name in steps and not (operators and operators.last.WAITS):
+            yield name, f"the rule {name} is never overdue: it waits for no events", "`join` has a `deadline`"
+
+
 def _type_of(name: str, options: Any) -> str:
     """Return the type of a trigger's events; "": it is not known."""
     make = getattr(options, "event_type", None)
@@ -103,8 +126,6 @@ def _place(lines: list[str], line: int, word: str) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------- types of events
-
-_Warning = tuple[str, str, str]  # a word at its place, message, remedy
 
 
 def _unknown_types(rule: Rule, known: Collection[str]) -> Iterator[_Warning]:
@@ -245,4 +266,10 @@ def _references(value: Any) -> Iterator[str]:
 def _of_one_event(path: str) -> str:
     """Return the path in one event of a batch; "": it is of the batch."""
     word, _, rest = path.partition(".")
-    return rest if word in ("each", "first", "last", *WORDS) and rest else "" if path in ("count", "key") else path
+    return (
+        rest
+        if word in ("each", "first", "last", *WORDS) and rest
+        else ""
+        if path in ("count", "key", "expected", "missing")
+        else path
+    )

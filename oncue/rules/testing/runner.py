@@ -16,6 +16,7 @@ from oncue.rules.explain import explain
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.parsing.condition_parser import TRIGGER
 from oncue.rules.parsing.outcome_pattern import as_outcome, is_done
+from oncue.rules.parsing.overdue_pattern import as_overdue, is_overdue
 from oncue.rules.parsing.rule_file import Rule, RuleSet, RuleTest
 from oncue.rules.testing.simulation import run_over_time
 
@@ -64,6 +65,8 @@ def read_event(given: str | Mapping[str, Any], folder: Path, on: Any = None) -> 
         filled.setdefault(TRIGGER, on)
     elif is_done(on):
         filled = as_outcome(on, content)
+    elif is_overdue(on):
+        filled = as_overdue(on, content)
     try:
         return cloudevents.from_json(msgspec.json.encode(filled))
     except (TypeError, ValueError) as e:
