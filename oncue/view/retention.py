@@ -37,7 +37,7 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int, kept: P
     where = (after, upto, before_us, before_us, before_us)
     db.execute("BEGIN IMMEDIATE")
     try:
-        for table in ("attempt", "task_usage"):
+        for table in ("attempt", "task_usage", "task_worker"):
             db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM task WHERE n IN ({old}))", where)
         deleted = db.execute(f"DELETE FROM task WHERE n IN ({old})", where).rowcount
         if deleted:

@@ -171,8 +171,10 @@ CREATE TABLE IF NOT EXISTS last_record (
 ) WITHOUT ROWID
 """
 
-# What tasks have used. Views of earlier versions lack these, too.
+# What tasks have used, and where they ran. Views of earlier versions lack these, too.
 USAGE = (
+    "CREATE TABLE IF NOT EXISTS task_worker (id BLOB NOT NULL, n INTEGER NOT NULL, worker TEXT NOT NULL,"
+    " PRIMARY KEY (id, n)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS task_usage (id BLOB NOT NULL, n INTEGER NOT NULL, cpu_us INTEGER NOT NULL,"
     " peak_bytes INTEGER NOT NULL, PRIMARY KEY (id, n)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS rule_usage (hour INTEGER NOT NULL, rule TEXT NOT NULL, owner TEXT NOT NULL,"

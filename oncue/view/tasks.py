@@ -266,6 +266,7 @@ class TaskRows:
             newest[task_id] = max(newest.get(task_id, (0, 0)), (attempt, started_us))
         run(self._db, _STUB, [(i,) for i in newest])
         run(self._db, _START, [(i, *at) for i, at in newest.items()])
+        use_rows.store_workers(self._db, report)
 
 
 def _full(t: TaskRecord) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Rows of what tasks have used: of each task, and of each rule by hour.
+"""Rows of what tasks have used, by task and by rule and hour, and where they ran.
 
 An attempt counts once, when its end is stored. A rule's node-hours are the time of its attempts,
 each times its share of a node (ResultFrame.node_share).
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from oncue.protocol.records import Ended, ResultFrame
+from oncue.protocol.reports import Started
 from oncue.view.bulk_sql import run
 
 HOUR_US = 3_600_000_000
@@ -19,6 +20,7 @@ KEPT_HOURS = 35 * 24  # of rules; a limit's period is at most a month
 _MOST = 1 << 53
 
 _TASKS = "INSERT OR REPLACE INTO task_usage (id, n, cpu_us, peak_bytes) {values}"
+_WORKERS = "INSERT OR REPLACE INTO task_worker (id, n, worker) {values}"
 _RULE = (
     "INSERT INTO rule_usage (hour, rule, owner, attempts, worker_us, node_us, cpu_us, peak_bytes)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour, rule, owner) DO UPDATE SET"
@@ -68,6 +70,17 @@ def of_task(db: sqlite3.Connection, task_id: bytes) -> dict[int, tuple[int, int]
     """Return attempt -> (CPU time in µs, peak memory in bytes), as far as measured."""
     rows = db.execute("SELECT n, cpu_us, peak_bytes FROM task_usage WHERE id = ?", (task_id,))
     return {n: (cpu_us, peak) for n, cpu_us, peak in rows}
+
+
+def store_workers(db: sqlite3.Connection, report: Started) -> None:
+    """Store on which worker these attempts run."""
+    if report.worker:
+        run(db, _WORKERS, [(task_id, n, report.worker) for task_id, n, _ in report.tasks])
+
+
+def workers_of(db: sqlite3.Connection, task_id: bytes) -> dict[int, str]:
+    """Return attempt -> its worker, as far as reported."""
+    return dict(db.execute("SELECT n, worker FROM task_worker WHERE id = ?", (task_id,)))
 
 
 def of_rules(db: sqlite3.Connection, after_hour: int) -> dict[RuleKey, RuleUsage]:

@@ -330,6 +330,10 @@ class View:
     async def task_usage(self, task_id: bytes) -> dict[int, tuple[int, int]]:
         return await self._readers.run(use_rows.of_task, task_id)
 
+    async def task_workers(self, task_id: bytes) -> dict[int, str]:
+        """Return attempt -> its worker, for a task. Raises ViewError."""
+        return await self._readers.run(use_rows.workers_of, task_id)
+
     async def rule_usage(self, hours: Sequence[int]) -> use_rows.UsesByHour:
         return await self._readers.run(use_rows.of_rules_since, hours)
 

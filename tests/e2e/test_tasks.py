@@ -43,7 +43,7 @@ def flaky(path, until):
 
 
 def slow(path):
-    pathlib.Path(path).write_text("started")
+    pathlib.Path(path).write_text(str(os.getpid()))
     print("waiting for", path, flush=True)
     while not pathlib.Path(path + ".go").exists():
         time.sleep(0.01)
@@ -234,6 +234,25 @@ def test_retries_by_class_say_why(system: System, tmp_path: Path) -> None:
         "attempt 1: error: beam.NoBeam: wait; retried: OSError is in on",
         "attempt 2: error: beam.Dumped: gone; not retried: beam.Dumped is in never",
     ]
+
+
+def test_a_timeline_says_where_a_task_runs(system: System, tmp_path: Path) -> None:
+    path = tmp_path / "running"
+    task = system.json("invoke", "calls.py:slow", "--arg", f"path={path}", "--no-wait")["id"]
+
+    def started() -> str:
+        entries = system.json("tasks", "show", task)["timeline"]
+        return "".join(e["detail"] for e in entries if e["what"] == "started" and " at " in e["detail"])
+
+    where = system.await_true(started, "the worker is reported")
+    pid = path.read_text()
+    Path(f"{path}.go").touch()
+
+    assert f"(pid {pid})" in where
+    shown = system.await_true(
+        lambda: (found := system.json("tasks", "show", task))["task"]["state"] == "succeeded" and found, "it has ended"
+    )
+    assert where in [e["detail"] for e in shown["timeline"]]
 
 
 def test_timeout(system: System, tmp_path: Path) -> None:

@@ -147,8 +147,13 @@ def with_usage(info: r.TaskInfo, usage: Mapping[int, tuple[int, int]]) -> r.Task
     return replace(info, attempts=attempts)
 
 
-def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.TimelineEntry]:
-    """Return the events of a task, oldest first."""
+def timeline(
+    state: TaskState, workers: Mapping[int, str], endpoint_name: Callable[[str], str]
+) -> list[r.TimelineEntry]:
+    """Return the events of a task, oldest first.
+
+    `workers`: of its attempts, as far as known.
+    """
     call = state.call
     assert call is not None
     entries: list[r.TimelineEntry] = []
@@ -162,17 +167,22 @@ def timeline(state: TaskState, endpoint_name: Callable[[str], str]) -> list[r.Ti
         entries.append(r.TimelineEntry(at_us=state.cancel_us, what="cancel asked for", detail=state.cancel_by))
     for a in state.attempts:
         if a.started_us:
-            entries.append(r.TimelineEntry(at_us=a.started_us, what="started", detail=f"attempt {a.n}"))
+            entries.append(_started(a.started_us, a.n, workers))
         failure = None if a.status == OK else failure_info(a.value)
         outcome = f"attempt {a.n}: {STATUS_NAMES[a.status]}" + (f": {failure.line}" if failure else "")
         late = " (superseded: it came too late to count)" if a.superseded else ""
         detail = outcome + late + _retry_text(state, a)
         entries.append(r.TimelineEntry(at_us=a.ended_us, what="ended", detail=detail))
     if not state.state.closed and state.running[0] == state.attempt:
-        entries.append(r.TimelineEntry(at_us=state.running[1], what="started", detail=f"attempt {state.attempt}"))
+        entries.append(_started(state.running[1], state.attempt, workers))
     if state.state is State.WAITING and state.due_us:
         entries.append(r.TimelineEntry(at_us=state.due_us, what="retry due", detail=f"attempt {state.attempt}"))
     return sorted(entries, key=lambda e: e.at_us)
+
+
+def _started(at_us: int, attempt: int, workers: Mapping[int, str]) -> r.TimelineEntry:
+    where = f" at {workers[attempt]}" if attempt in workers else ""
+    return r.TimelineEntry(at_us=at_us, what="started", detail=f"attempt {attempt}{where}")
 
 
 def _retry_text(state: TaskState, a: Attempt) -> str:

@@ -311,7 +311,9 @@ class TaskService:
 
     async def timeline(self, caller: Caller, task_id: str) -> list[r.TimelineEntry]:
         """Return what happened to a task, oldest first. Raises NotFound, Invalid."""
-        return timeline(await self._visible(caller, task_id), self._context.registry.endpoint_name)
+        state = await self._visible(caller, task_id)
+        workers = await self._context.view.task_workers(state.id)
+        return timeline(state, workers, self._context.registry.endpoint_name)
 
     async def outcomes(self, caller: Caller, ids: Sequence[bytes], wait_ms: int = 0) -> list[Outcome]:
         """Return outcomes of closed tasks. Wait up to `wait_ms` until all are closed.

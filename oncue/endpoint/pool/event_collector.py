@@ -43,7 +43,7 @@ class EventCollector:
         """Report a long task as started, and its new output."""
         task = chunk.tasks[index]
         if w.live_output.start_task(position(chunk.n, index)):
-            self.events.started.append((task.id, chunk.attempt, started, w.name))
+            self.events.started.append((task.id, chunk.attempt, started, f"{w.name} (pid {w.process.pid})"))
         found = w.live_output.poll(now, lambda: w.running() == (chunk, index, started))
         if found is not None:
             self.events.output.append((task.id, chunk.attempt, *found))

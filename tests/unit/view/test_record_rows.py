@@ -205,7 +205,8 @@ def test_reports(tmp_path: Path) -> None:
         assert await view.output(ID) == b"hello world!\n[8 bytes missing]\nmore"
         await harness.append(REPORTS, output(2, 0, b"x" * (OUTPUT_BYTES + 5)), output(1, 24, b"late"))
         assert await view.output(ID) == b"x" * OUTPUT_BYTES
-        await harness.append(REPORTS, Started(VERSION, "ep", ((ID, 1, 50),)))
+        await harness.append(REPORTS, Started(VERSION, "ep", ((ID, 1, 50),), "w1 (pid 7) on n2"))
+        assert await view.task_workers(ID) == {1: "w1 (pid 7) on n2"}
         running, _ = await view.tasks(TaskFilter(state="running"))
         assert [s.id for s in running] == [ID]
         assert await view.output(b"?" * 16) == b""
