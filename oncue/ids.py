@@ -59,6 +59,8 @@ def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: 
     `event_ms` is given only if one of our triggers stored that time before it published the event.
     Otherwise the time bits come from the hash too, so that a repeated event yields the same ids.
     """
+    if not count:
+        return []
     seed = "\0".join(("rule", rule, replay, source, event_id)).encode()
     if event_ms is None:
         event_ms = int.from_bytes(hashlib.blake2b(seed, digest_size=6, person=b"oncue-time").digest(), "big")
@@ -71,7 +73,7 @@ def window_task_ids(seed: bytes, opened_ms: int, count: int) -> list[bytes]:
     `seed` identifies the window. `opened_ms` is the time of its first event in the log, so that a
     repeated firing yields the same ids.
     """
-    return derived_ids(opened_ms, seed, count)
+    return derived_ids(opened_ms, seed, count) if count else []
 
 
 def text(task_id: bytes) -> str:

@@ -31,12 +31,24 @@ class Unevaluated(NamedTuple):
 class RuleCounters:
     """Counters of one rule since the server started; they survive redeploys."""
 
-    __slots__ = ("doubles", "failed", "fired", "last_reason", "matched", "of", "suppressed", "unevaluated", "unknown")
+    __slots__ = (
+        "doubles",
+        "empty",
+        "failed",
+        "fired",
+        "last_reason",
+        "matched",
+        "of",
+        "suppressed",
+        "unevaluated",
+        "unknown",
+    )
 
     def __init__(self) -> None:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
         self.doubles = 0  # tasks that existed before: of repeated events
         self.suppressed = 0  # events that matched and were suppressed
+        self.empty = 0  # firings that made no task: the list of `for_each` was empty
         self.unevaluated = 0  # events for which `when` could not be evaluated
         self.unknown = Unevaluated()  # the last of them, under the active version
         self.last_reason = ""  # of the newest dead letter of the active version
@@ -75,14 +87,14 @@ class Action:
         self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""
 
     def arguments(self, source: Any) -> bytes:
-        """Return the payload for an Event, or EventRows of a stateful rule.
+        """Return the payload for one of `task_sources`.
 
         Raises Invalid.
         """
         return self._constant or packed_arguments(self._run.args.render(source))
 
     def affinity(self, source: Any) -> str:
-        """Return the affinity key for an Event, or EventRows of a stateful rule; "": none.
+        """Return the affinity key for one of `task_sources`; "": none.
 
         Raises Invalid.
         """
@@ -113,6 +125,7 @@ class ActiveRule:
         "counters",
         "deployment",
         "disabled_because",
+        "has_items",
         "inline_bytes",
         "known_cost",
         "paused",
@@ -130,6 +143,7 @@ class ActiveRule:
     ) -> None:
         self.rule, self.deployment, self.counters, self.disabled_because = rule, deployment, counters, disabled_because
         self.actions = tuple(Action(rule, run, deployment) for run in rule.runs)
+        self.has_items = rule.has_items
         self.paused, self.known_cost, self._hash = paused, known_cost, ""
         self.inline_bytes = known_cost.all if known_cost is not None and not paused else -1
 

@@ -27,7 +27,7 @@ from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
 from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
 from oncue.rules.explain import decide
 from oncue.rules.operators.chain import OperatorChain
-from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
+from oncue.rules.task_frames import EndpointDirectory, MadeTask, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
 MAX_FILE_DEPTH = 8  # the same of files that functions wrote
@@ -227,10 +227,10 @@ class BatchResult:
 
     # ------------------------------------------------------------ what a rule makes
 
-    def _fire(self, entry: ActiveRule, event: Event, made: Sequence[tuple[bytes, str]] = ()) -> None:
+    def _fire(self, entry: ActiveRule, event: Event, made: Sequence[MadeTask] | None = None) -> None:
         """Make the tasks of all functions of the rule. Raises RuleError: none is made.
 
-        `made`: arguments and affinity keys, if an evaluator made them.
+        `made`: what an evaluator made of them.
         """
         counts = self._counts(entry)
         counts[0] += 1
@@ -347,6 +347,7 @@ class BatchResult:
             counters.last_reason = self._reasons.get(entry, counters.last_reason)
             counters.unevaluated += unevaluated
             counters.unknown = self._unknown.get(entry, counters.unknown)
+            counters.empty += self.frames.empty.get(entry, 0)
 
 
 def decoded_apart(record: Record) -> Event | None:

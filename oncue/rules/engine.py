@@ -312,6 +312,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
         fired=entry.counters.new_tasks,
         suppressed=entry.counters.suppressed,
         memory=entry.rule.operators.describe() if entry.rule.operators else "",
+        empty=entry.counters.empty,
         unevaluated=entry.counters.unevaluated,
         unevaluated_why=unknown.why,
         unevaluated_source=unknown.source,

@@ -14,7 +14,10 @@ from oncue.errors import Invalid
 from oncue.protocol.api import ExplainStep, Explanation
 from oncue.protocol.records import Event
 from oncue.rules.parsing.rule_file import Rule
+from oncue.rules.parsing.rule_run import task_sources
 from oncue.rules.text_forms import near_miss
+
+EMPTY_LIST = "the list of `for_each` is empty"
 
 
 class NotFired(msgspec.Struct, frozen=True):
@@ -64,6 +67,8 @@ def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanat
         else:
             steps.append(_step(condition, failed is None, found, "true"))
     args, trouble = (None, "") if failed else rendered(rule, event)
+    if failed is None and not trouble and rule.has_items and not args:
+        trouble = f"all conditions hold, and it makes no task: {EMPTY_LIST}"
     fires = failed is None and not disabled_because and not trouble
     why = disabled_because or trouble or _why(steps, failed)
     if fires and rule.operators is not None:
@@ -82,13 +87,20 @@ def _failed_step(condition: str, found: str, wanted: str, event: Event, holds: C
 
 
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
-    """Return the arguments of the run (a list for several runs), or the error."""
+    """Return the arguments of the task (a list for several), or the error."""
     try:
-        source = event if rule.operators is None else rule.operators.rows(event)
-        args = [run.render(source) for run in rule.runs]
+        return task_arguments(rule, event if rule.operators is None else rule.operators.rows(event)), ""
     except Invalid as e:
         return None, e.message
-    return (args[0] if len(args) == 1 else args), ""
+
+
+def task_arguments(rule: Rule, source: Any) -> Any:
+    """Return the arguments of the task.
+
+    A list for several runs and for `for_each`, which may be empty. Raises Invalid.
+    """
+    args = [rule.runs[index].render(each) for index, each in task_sources(rule.runs, source)]
+    return args[0] if len(rule.runs) == 1 and not rule.has_items else args
 
 
 def _why(steps: list[ExplainStep], failed: NotFired | None) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from oncue.rules.matching.conditions import Condition, Leaf
 from oncue.rules.matching.expression import Cost
 from oncue.rules.matching.filters import MAX_CHARS
+from oncue.rules.matching.item_list import MOST_ITEMS
 from oncue.rules.matching.template import Template
 from oncue.rules.parsing.rule_file import Rule
+from oncue.rules.parsing.rule_run import RuleRun
 
 INLINE_S = 0.008
 # Sizes for which bounds are computed, and the largest one counts that is within INLINE_S.
@@ -27,6 +29,7 @@ REFERENCE_S = 1e-6  # one ${...}
 FILTER_S = 2e-7  # one byte of a path in a filter
 TEXT_S = 2e-8  # one character of a text in a filter
 ROW_S = 1e-6  # one event of a window, for each value
+TASK_S = 1e-5  # one task of `for_each`
 
 
 class RuleCost:
@@ -51,7 +54,17 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
         templates = [o.key for o in operators.operators if o.key is not None]
         seconds += conditions_s(operators.conditions, event_bytes) + arguments_s(templates, event_bytes)
         return seconds + sum(_expressions_s(c, event_bytes) for c in (operators.needs.cost, operators.select_cost))
-    return seconds + arguments_s([t for run in rule.runs for t in run.templates], event_bytes)
+    return seconds + sum(_run_s(run, event_bytes) for run in rule.runs)
+
+
+def _run_s(run: RuleRun, source_bytes: int) -> float:
+    """Return the longest time for the arguments of a run's tasks."""
+    task_s = arguments_s(run.templates, source_bytes)
+    if run.for_each is None:
+        return task_s
+    made = MAX_CHARS if run.for_each.template.cost.filters else 0
+    items = min(MOST_ITEMS, source_bytes + made + run.for_each.template.items)
+    return arguments_s([run.for_each.template], source_bytes) + items * (task_s + TASK_S)
 
 
 def conditions_s(conditions: Sequence[Condition], event_bytes: int) -> float:
@@ -79,10 +92,10 @@ def _expressions_s(cost: Cost, event_bytes: int) -> float:
     return of_references + of_filters + cost.program_size * REGEX_S * (event_bytes + MAX_CHARS)
 
 
-def window_s(templates: Sequence[Template], events: int, window_bytes: int) -> float:
+def window_s(runs: Sequence[RuleRun], events: int, window_bytes: int) -> float:
     """Return the longest time for the arguments of a window of so many events."""
-    references = 1 + sum(t.cost.references for t in templates)
-    return arguments_s(templates, window_bytes) + ROW_S * events * references
+    references = 1 + sum(t.cost.references for run in runs for t in run.templates)
+    return sum(_run_s(run, window_bytes) for run in runs) + ROW_S * events * references
 
 
 def _largest(seconds: Callable[[int], float]) -> int:

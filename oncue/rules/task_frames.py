@@ -22,8 +22,10 @@ from oncue.protocol.records import INLINE_BYTES, VERSION, Call, DeadLetter, Task
 from oncue.protocol.run_options import NO_OPTIONS
 from oncue.protocol.topics import DEAD, EVENTS
 from oncue.rules.active_rules import Action, ActiveRule
+from oncue.rules.parsing.rule_run import task_sources
 
-PreparedTask = tuple[str, bytes, str]  # endpoint id, payload, affinity key
+PreparedTask = tuple[Action, str, bytes, str]  # its action, endpoint id, payload, affinity key
+MadeTask = tuple[int, bytes, str]  # index of its action, payload, affinity key
 FRAME_TASKS, FRAME_BYTES = 1_024, 1024 * 1024
 TRIES = 8  # of a commit; a full disk is waited out without limit
 _log = logging.getLogger(__name__)
@@ -60,25 +62,32 @@ class TaskFrames:
         self._directory, self.now_us = directory, now_us
         self.dead: list[DeadLetter] = []
         self.events: list[Record] = []
+        self.empty: dict[ActiveRule, int] = {}  # firings whose `for_each` was empty
         self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
         #: By action, and by affinity key where there is one: (action, key, endpoint id, tasks).
         self._tasks: dict[Action | tuple[Action, str], tuple[Action, str, str, list[TaskRecord]]] = {}
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
-    def prepare(self, entry: ActiveRule, source: Any, made: Sequence[tuple[bytes, str]] = ()) -> list[PreparedTask]:
-        """Return a task of each function of the rule. Raises RuleError.
+    def prepare(self, entry: ActiveRule, source: Any, made: Sequence[MadeTask] | None = None) -> list[PreparedTask]:
+        """Return the tasks of each function of the rule. Raises RuleError.
 
-        `source`: an Event, or EventRows of a stateful rule. `made`: payloads and affinity keys that
-        were made before.
+        `source`: an Event, or EventRows of a stateful rule. `made`: what was made before.
         """
-        if made:
-            return [(self._endpoint(action), *each) for action, each in zip(entry.actions, made, strict=True)]
-        return [self._prepare(action, source) for action in entry.actions]
+        if made is not None:
+            actions = [(entry.actions[index], args, key) for index, args, key in made]
+            return [(action, self._endpoint(action), args, key) for action, args, key in actions]
+        if not entry.has_items:
+            return [self._prepare(action, source) for action in entry.actions]
+        try:
+            sources = task_sources(entry.rule.runs, source)
+        except OncueError as e:
+            raise RuleError("args", e.message, e.remedy) from None
+        return [self._prepare(entry.actions[index], each) for index, each in sources]
 
     def _prepare(self, action: Action, source: Any) -> PreparedTask:
         endpoint = self._endpoint(action)
         try:
-            return endpoint, action.arguments(source), action.affinity(source) if action.has_affinity else ""
+            return action, endpoint, action.arguments(source), action.affinity(source) if action.has_affinity else ""
         except OncueError as e:
             raise RuleError("args", e.message, e.remedy) from None
 
@@ -107,7 +116,10 @@ class TaskFrames:
         cause: tuple[str, str] | None,
         mark_us: int,
     ) -> None:
-        for action, (endpoint, args, key), task_id in zip(entry.actions, ready, task_ids, strict=True):
+        """Add the tasks of one firing. Without any, it is counted."""
+        if not ready:
+            self.empty[entry] = self.empty.get(entry, 0) + 1
+        for (action, endpoint, args, key), task_id in zip(ready, task_ids, strict=True):
             group = self._tasks.setdefault((action, key) if key else action, (action, key, endpoint, []))
             group[-1].append(TaskRecord(task_id, args, cause, b"", mark_us))
             self.held_bytes += len(args)

@@ -282,6 +282,7 @@ def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
         windows=acting.windows,
         waiting=acting.waiting,
         closes_us=acting.closes_us,
+        empty=sum(info.empty for info in infos),
         unevaluated=sum(info.unevaluated for info in infos),
         unevaluated_why=last.unevaluated_why,
         unevaluated_source=last.unevaluated_source,

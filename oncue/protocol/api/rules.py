@@ -93,6 +93,7 @@ class RuleInfo(Response, frozen=True):
     text: str = ""
     memory: str = ""  # "dedupe for 10m, batch of 100 events or 30s"; "": not a stateful rule
     suppressed: int = 0  # events that dedupe dropped since the servers started
+    empty: int = 0  # firings that made no task, as the list of `for_each` was empty, since the servers started
     windows: int = 0  # open windows
     waiting: int = 0  # events in them
     closes_us: int = 0  # latest time at which the next window closes; 0: none closes by time

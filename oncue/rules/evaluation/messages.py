@@ -37,7 +37,7 @@ class Envelope(Stored, frozen=True):
 
 class Answer(Stored, frozen=True):
     kind: str  # NO, FIRES, MATCHED, EXPLAINED or FAILED
-    tasks: tuple[tuple[bytes, str], ...] = ()  # FIRES: (arguments, affinity key) of each run
+    tasks: tuple[tuple[int, bytes, str], ...] = ()  # FIRES: (index of the run, arguments, affinity key)
     match: bytes = b""  # MATCHED: the Match, packed; EXPLAINED: the Explanation as JSON
     key: bytes = b""  # MATCHED: of the record
     stage: str = ""  # FAILED: of a dead letter

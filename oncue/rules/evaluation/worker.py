@@ -42,6 +42,7 @@ from oncue.rules.explain import decide, explain
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.records import ClosedWindow
 from oncue.rules.parsing.rule_file import Rule
+from oncue.rules.parsing.rule_run import task_sources
 
 MEMORY_BYTES = 1 << 30  # for one evaluation, beside the rules that are kept
 ARGUMENTS_BYTES = 64 * 1024 * 1024  # of all runs of a rule, for one event
@@ -130,9 +131,10 @@ def _answer(rule: Rule, question: Question) -> Answer:
 
 def _fires(rule: Rule, source: Event | EventRows) -> Answer:
     tasks, size = [], 0
-    for run in rule.runs:
-        args = packed_arguments(run.args.render(source))
-        tasks.append((args, run.affinity_key(source)))
+    for index, each in task_sources(rule.runs, source):
+        run = rule.runs[index]
+        args = packed_arguments(run.args.render(each))
+        tasks.append((index, args, run.affinity_key(each)))
         size += len(args)
         if size > ARGUMENTS_BYTES:
             reason = f"the arguments have more than {ARGUMENTS_BYTES:,} bytes"

@@ -82,7 +82,7 @@ def _attribute(name: str) -> Get:
 def _one(key: str) -> Get:
     def get(event: Event) -> Any:
         data = event.data
-        return data.get(key, MISSING) if type(data) is dict else _step(data, key)
+        return data.get(key, MISSING) if type(data) is dict else step_into(data, key)
 
     return get
 
@@ -91,7 +91,7 @@ def _deep(keys: tuple[str, ...]) -> Get:
     def get(event: Event) -> Any:
         value = event.data
         for key in keys:
-            value = value.get(key, MISSING) if type(value) is dict else _step(value, key)
+            value = value.get(key, MISSING) if type(value) is dict else step_into(value, key)
             if value is MISSING:
                 return MISSING
         return value
@@ -99,7 +99,8 @@ def _deep(keys: tuple[str, ...]) -> Get:
     return get
 
 
-def _step(value: Any, key: str) -> Any:
+def step_into(value: Any, key: str) -> Any:
+    """Return an item of a list, or MISSING."""
     if isinstance(value, list) and key.isascii() and key.isdigit() and len(key) < 8 and int(key) < len(value):
         return value[int(key)]
     return MISSING

@@ -164,7 +164,7 @@ def _of_schema(rule: Rule, schema: Schema) -> Iterator[_Warning]:
             yield path.rpartition(".")[2], f"when: {why}", _near(path, schema)
     for section in ("run", "affinity", *CATALOGUE.members):
         for written in _references(source.get(section)):
-            path = _of_one_event(written)
+            path = _of_one_event(written, rule.has_items)
             if path and (why := _unknown_field(path, schema)):
                 yield f"${{{written}", f"{section}: {why}", _near(path, schema)
 
@@ -263,9 +263,11 @@ def _references(value: Any) -> Iterator[str]:
             yield from paths_of(expression)
 
 
-def _of_one_event(path: str) -> str:
-    """Return the path in one event of a batch; "": it is of the batch."""
+def _of_one_event(path: str, has_items: bool) -> str:
+    """Return the path in one event of a batch; "": it is of the batch, or of an item."""
     word, _, rest = path.partition(".")
+    if has_items and word == "item":
+        return ""
     return (
         rest
         if word in ("each", "first", "last", *WORDS) and rest

@@ -35,7 +35,7 @@ from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, req
 from oncue.rules.parsing.outcome_pattern import rules_followed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
 from oncue.rules.parsing.retry_section import parse_retry
-from oncue.rules.parsing.rule_run import RuleRun, parse_affinity, parse_runs
+from oncue.rules.parsing.rule_run import RuleRun, parse_runs
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
@@ -82,6 +82,11 @@ class Rule(msgspec.Struct, frozen=True):
     operators: OperatorChain | None = None
     node_hours: Rate | None = None  # that its tasks may use
     follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about; (): any; None: it is about events
+
+    @property
+    def has_items(self) -> bool:
+        """True if the number of its tasks depends on the event."""
+        return any(run.for_each is not None for run in self.runs)
 
 
 class RuleSet(msgspec.Struct, frozen=True):
@@ -258,8 +263,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     timeout_ms = time_limit(get("timeout"), "timeout", problems)
     operators = parse_operators(node, problems)
     refer = operators.needs.refer if operators else refer_to_event
-    affinity = parse_affinity(get("affinity"), problems, refer) if "affinity" in node.value else None
-    runs = parse_runs(run, name, timeout_ms, problems, refer, affinity) if run else ()
+    runs = parse_runs(run, name, timeout_ms, problems, refer, get("affinity")) if run else ()
     retry = parse_retry(get("retry"), problems)
     expires_ms = time_limit(get("expires"), "expires", problems)
     node_hours = parse_limits(get("limits"), problems)

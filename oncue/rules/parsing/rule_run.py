@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from oncue.functions.shell.spec import ShellSpec
 from oncue.protocol.run_options import RunOptions
 from oncue.protocol.stated_options import rendered_affinity
 from oncue.rules.matching.filters import as_text
+from oncue.rules.matching.item_list import ItemList, check_number, parse_for_each, refer_to_item
 from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.parsing.function_keys import (
     FUNCTION_KEYS,
@@ -29,6 +30,7 @@ RUN_KEYS = (
     "args",
     "timeout",
     "affinity",
+    "for_each",
     *SHELL_KEYS,
     *OPTION_KEYS,
     *FUNCTION_KEYS,
@@ -59,6 +61,7 @@ class RuleRun(msgspec.Struct, frozen=True):
     options: RunOptions | None = None
     affinity: Template | None = None
     mpi: bool = False  # the script runs in each rank
+    for_each: ItemList | None = None  # a task for each item; None: one task
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -66,12 +69,15 @@ class RuleRun(msgspec.Struct, frozen=True):
         return (self.args,) if self.affinity is None else (self.args, self.affinity)
 
     def render(self, source: Any) -> Any:
-        """Return the arguments. Raises Invalid, also for the affinity key."""
+        """Return the arguments for one of `task_sources`.
+
+        Raises Invalid, also for the affinity key.
+        """
         self.affinity_key(source)
         return self.args.render(source)
 
     def affinity_key(self, source: Any) -> str:
-        """Return the affinity key for an Event, or EventRows of a stateful rule; "": none.
+        """Return the affinity key for one of `task_sources`; "": none.
 
         Raises Invalid.
         """
@@ -79,8 +85,23 @@ class RuleRun(msgspec.Struct, frozen=True):
         return "" if value is None else rendered_affinity(as_text(value))
 
 
+def task_sources(runs: Sequence[RuleRun], source: Any) -> list[tuple[int, Any]]:
+    """Return (index of the run, source of the arguments) of each task of a firing.
+
+    `source`: an Event, or EventRows of a stateful rule. Raises Invalid.
+    """
+    found: list[tuple[int, Any]] = []
+    for index, run in enumerate(runs):
+        if run.for_each is None:
+            found.append((index, source))
+        else:
+            found += [(index, item) for item in run.for_each.items(source)]
+            check_number(len(found), run.for_each.text)
+    return found
+
+
 def parse_runs(
-    node: Node, rule: str, timeout_ms: int, problems: Problems, refer: Refer, affinity: Template | None = None
+    node: Node, rule: str, timeout_ms: int, problems: Problems, refer: Refer, affinity: Node | None = None
 ) -> tuple[RuleRun, ...]:
     """Parse `run`. `timeout_ms`, `affinity`: the rule's, for runs that state none."""
     nodes = node.value if isinstance(node.value, list) else [node]
@@ -96,7 +117,7 @@ def parse_runs(
 
 
 def _run(
-    node: Node, name: str, timeout_ms: int, problems: Problems, refer: Refer, affinity: Template | None
+    node: Node, name: str, timeout_ms: int, problems: Problems, refer: Refer, shared_affinity: Node | None
 ) -> RuleRun | None:
     if not is_mapping(node, "`run`", problems):
         return None
@@ -106,8 +127,11 @@ def _run(
         return None  # misspelt
     if "timeout" in node.value:
         timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
-    if "affinity" in node.value:
-        affinity = parse_affinity(node.value["affinity"], problems, refer)
+    for_each = None
+    if "for_each" in node.value:
+        for_each = parse_for_each(node.value["for_each"], problems, refer)
+        refer = refer_to_item(refer)
+    affinity = _affinity(node.value.get("affinity", shared_affinity), problems, refer)
     endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
     kind = next((key for key in SCRIPT_KEYS if node.value.get(key)), "")
     if kind:
@@ -117,7 +141,7 @@ def _run(
         given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
         return RuleRun(
             name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options, affinity=affinity,
-            mpi=kind == MPI,
+            mpi=kind == MPI, for_each=for_each,
         )  # fmt: skip
     for key in SHELL_KEYS:
         if key in node.value:
@@ -133,7 +157,10 @@ def _run(
     template = compile_args(args, problems, refer=refer)
     given = _given(args, place, node.value.get("endpoint", node))
     properties, options = function_properties(node, function, problems), parse_options(node, problems)
-    return RuleRun(function, endpoint, template, timeout_ms, given, properties, options=options, affinity=affinity)
+    return RuleRun(
+        function, endpoint, template, timeout_ms, given, properties, options=options, affinity=affinity,
+        for_each=for_each,
+    )  # fmt: skip
 
 
 def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
@@ -147,8 +174,10 @@ def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:
     )
 
 
-def parse_affinity(node: Node, problems: Problems, refer: Refer) -> Template | None:
+def _affinity(node: Node | None, problems: Problems, refer: Refer) -> Template | None:
     """Parse `affinity`: a text with ${...}."""
+    if node is None:
+        return None
     if not isinstance(node.value, str):
         problems.add(node, f"`affinity` is a text, not {node.kind()}", 'for example "${data.sample}"')
         return None

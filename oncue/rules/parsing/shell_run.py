@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import msgspec
 
@@ -84,6 +85,7 @@ def _values(spec: ShellSpec, kind: str, node: Node, problems: Problems, refer: R
     """Compile the references of script, env and cwd; check where they stand."""
     places = {kind: [spec.script], "env": [*spec.env.values()], "cwd": [spec.cwd]}
     names: dict[str, Node] = {}
+    words = (*_WORDS, "item") if "for_each" in node.value else _WORDS
     for key, texts in places.items():
         at = node.value.get(key, node)
         for text in texts:
@@ -93,7 +95,7 @@ def _values(spec: ShellSpec, kind: str, node: Node, problems: Problems, refer: R
                 problems.add(at, f"{key}: {e}")
                 continue
             for name in found:
-                if name not in names and _is_known(name, at, key, problems, refer):
+                if name not in names and _is_known(name, at, key, problems, refer, words):
                     names[name] = Node(f"${{{name}}}", at.line, at.column)
     try:
         check_spec(spec, names)
@@ -102,10 +104,10 @@ def _values(spec: ShellSpec, kind: str, node: Node, problems: Problems, refer: R
     return compile_args(Node(names, node.line, node.column), problems, kind, refer)
 
 
-def _is_known(name: str, at: Node, key: str, problems: Problems, refer: Refer) -> bool:
+def _is_known(name: str, at: Node, key: str, problems: Problems, refer: Refer, words: Collection[str]) -> bool:
     """Return True if a name refers to an event; else it is a problem."""
     word = name.partition("|")[0].strip()
-    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in _WORDS:
+    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in words:
         problems.add(at, f"{key}: an event has no {word!r}", f"{_SHELLS_OWN}; an extension is ${{event.{word}}}")
         return False
     try:

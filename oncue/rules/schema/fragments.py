@@ -71,6 +71,11 @@ RUN: Mapping[str, Schema] = {
     "args": {"type": ["object", "array"], "description": 'Arguments; "${data.path}" is a value of the event'},
     "timeout": RULE["timeout"],
     "affinity": RULE["affinity"],
+    "for_each": {
+        "type": ["string", "array"],
+        "minItems": 1,
+        "description": 'A task for each item of a list: "${data.detectors}"; ${item} in `args` is the item',
+    },
     "env": {
         "type": "object",
         "additionalProperties": {"type": ["string", "number", "boolean"]},

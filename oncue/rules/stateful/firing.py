@@ -5,7 +5,7 @@ Used by all runners.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from oncue.rules.operators.records import DEAD, DROP, ClosedWindow
 from oncue.rules.rule_cost import INLINE_S, window_s
 from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.record_group import RecordGroup
-from oncue.rules.task_frames import EndpointDirectory, RuleError, TaskFrames
+from oncue.rules.task_frames import EndpointDirectory, MadeTask, RuleError, TaskFrames
 
 
 class Counted(NamedTuple):
@@ -44,6 +44,7 @@ class FiringResult(NamedTuple):
     appends: list[Append]
     counted: list[Counted]  # of each closed window
     dead: int
+    empty: Mapping[ActiveRule, int] = {}  # firings whose `for_each` was empty
 
 
 class Firer:
@@ -73,7 +74,7 @@ class Firer:
         counted = await self._fire_windows(group, frames)
         if self._offload is not None:
             await frames.offload(self._offload)
-        return FiringResult(frames.appends(), counted, len(frames.dead))
+        return FiringResult(frames.appends(), counted, len(frames.dead), frames.empty)
 
     async def _fire_windows(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
         counted: list[Counted] = []
@@ -132,8 +133,8 @@ class Firer:
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
         return len(ready)
 
-    async def _made(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[tuple[bytes, str]]:
-        """Return arguments and affinity keys, made in an evaluator. Raises RuleError."""
+    async def _made(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[MadeTask]:
+        """Return tasks that an evaluator made. Raises RuleError."""
         remedy = f"{entry.repair}; then `oncue dead retry N`"
         if entry.paused:
             raise RuleError("args", f"the rule is paused: {entry.paused}", remedy)
@@ -174,6 +175,8 @@ class Firer:
                 entry.counters.fired += tasks
                 entry.counters.failed += dead
                 entry.counters.last_reason = reason or entry.counters.last_reason
+        for entry, count in fired.empty.items():
+            entry.counters.empty += count
         entries = self._active_rules().entries
         for rule, count in group.suppressed.items():
             if rule in entries:
@@ -182,7 +185,7 @@ class Firer:
 
 def _may_take_long(entry: ActiveRule, closed: ClosedWindow) -> bool:
     size = sum(len(event.row) for event in closed.events)
-    return window_s([t for run in entry.rule.runs for t in run.templates], len(closed.events), size) > INLINE_S
+    return window_s(entry.rule.runs, len(closed.events), size) > INLINE_S
 
 
 def _letter(

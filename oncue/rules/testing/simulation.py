@@ -13,7 +13,7 @@ import msgspec
 from oncue.errors import Invalid, OncueError
 from oncue.protocol.records import VERSION, Event
 from oncue.quantities import duration_text
-from oncue.rules.explain import decide, explain, rendered
+from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered, task_arguments
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.event_rows import EventRows
@@ -116,7 +116,7 @@ class _Clock:
 
 def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
     args, trouble = rendered(rule, event)
-    return SimulatedFiring(at_ms, 1, args, trouble)
+    return SimulatedFiring(at_ms, 1, args, trouble, "" if trouble else _empty(rule, args))
 
 
 def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
@@ -128,10 +128,15 @@ def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
         return SimulatedFiring(at_ms, len(closed.events), None, trouble, dropped, overdue)
     rows = EventRows.of(closed)
     try:
-        args = [run.render(rows) for run in rule.runs]
+        args = task_arguments(rule, rows)
     except Invalid as e:
         return SimulatedFiring(at_ms, len(closed.events), None, e.message, overdue=overdue)
-    return SimulatedFiring(at_ms, len(closed.events), args[0] if len(args) == 1 else args, overdue=overdue)
+    return SimulatedFiring(at_ms, len(closed.events), args, dropped=_empty(rule, args), overdue=overdue)
+
+
+def _empty(rule: Rule, args: Any) -> str:
+    """Return why a firing makes no task; "": it does."""
+    return EMPTY_LIST if rule.has_items and not args else ""
 
 
 # ---------------------------------------------------------------- tests of a rule file

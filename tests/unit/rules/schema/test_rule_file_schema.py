@@ -49,7 +49,7 @@ rules:
     run:
       - {function: a.py:f, endpoint: x, args: {n: "${data.n}"}, files: [a.txt], fresh: true, memory: 2GB, detached: true}
       - {shell: "echo ${data.n}", env: {A: 1}, interpreter: bash, timeout: 5m,
-         resources: {cores: 2, memory: 1GB}, sandbox: keep, outputs: ["*.txt"]}
+         resources: {cores: 2, memory: 1GB}, sandbox: keep, outputs: ["*.txt"], for_each: [1, "${data.n}"]}
     tests:
       - {event: {type: org.x, data: {n: 3}}, expect: {fires: true}}
   - {name: next, on: {done: all, state: [ok, failed]}, run: {mpi: "lute ${data.rule}", cwd: /tmp}}
