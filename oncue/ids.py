@@ -52,6 +52,14 @@ def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[by
     return [(base + i).to_bytes(16, "big") for i in range(count)]
 
 
+DIGEST_BYTES = 8
+
+
+def event_digest(source: str, event_id: str) -> bytes:
+    """Return DIGEST_BYTES that stand for an event among those of a rule's windows."""
+    return hashlib.blake2b(f"{source}\0{event_id}".encode(), digest_size=DIGEST_BYTES).digest()
+
+
 def rule_task_ids(rule: str, replay: str, source: str, event_id: str, event_ms: int | None, count: int) -> list[bytes]:
     """Return the ids of the tasks of one event and one rule, one per function.
 

@@ -336,6 +336,16 @@ class Events(Resource):
         """
         return self._get(r.Trace, f"/v1/tasks/{in_path(task)}/trace" if task else f"/v1/events/{offset}/trace")
 
+    def report(
+        self, *, since_us: int = 0, until_us: int = 0, rule: str = "", trigger: str = "", group: str = ""
+    ) -> Iterator[r.ReportItem]:
+        """Yield what became of each event, oldest first. Raises Invalid, NotFound.
+
+        `rule`: this one, and those that follow its outcomes; `group`: a path into the event.
+        """
+        filters = {"rule": rule, "trigger": trigger, "group": group, "since_us": since_us, "until_us": until_us}
+        return self._pages(r.ReportItem, "/v1/report", None, **flags(filters))
+
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:
         """Emit an event (CloudEvents JSON with an id).
 

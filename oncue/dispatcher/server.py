@@ -44,6 +44,7 @@ from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService, close_open_tasks
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.history.reports import ReportService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
 from oncue.dispatcher.services.rule_budgets import RuleBudgets
@@ -64,6 +65,7 @@ from oncue.log import Log, RecordBatch, open_log
 from oncue.protocol.codec import decode
 from oncue.protocol.records import VERSION, Claim, Control
 from oncue.protocol.topics import CONTROL, TASKS_PREFIX, UNVIEWED
+from oncue.rules.survey.surveyor import Surveyor
 
 log = logging.getLogger("oncue.server")
 DEAD_LETTERS = "dead"  # the owner of this key writes the dead letters of unreadable records
@@ -83,6 +85,7 @@ class Server:
         self.blobs = open_blobs(settings.blobs_folder or str(self.folder.blobs))
         self.metrics, self.notifier = Metrics(), Notifier()
         self.server_id = new_server_id()
+        self._surveyor = Surveyor()
         self.progress = StartProgress()
         self._jobs: set[asyncio.Task[Any]] = set()
         self._live = False  # True once new records concern channels, rules and triggers
@@ -240,6 +243,7 @@ class Server:
             self.tokens,
             StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage, budgets),
             TraceService(context, events),
+            ReportService(context, deployed, stateful, self._surveyor),
             context.wait_for,
             self.sync_registry,
         )
@@ -302,6 +306,7 @@ class Server:
         await self._deployed.close()
         await self._stateful.close()
         await self._deployed.engine.close()
+        await self._surveyor.close()
         self._unwatch()
         await self.ownership.close()
         await self._effects.close()

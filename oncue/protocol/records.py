@@ -97,6 +97,7 @@ class TaskRecord(Stored, frozen=True):
     event: tuple[str, str] | None = None  # (source, id) of the event that fired the rule
     retry_of: bytes = b""  # id of the closed task that a person retried
     mark_us: int = 0  # when the cause happened (file closed), to measure end-to-end latency
+    members: bytes = b""  # ids.event_digest of each further event of the window that fired
 
 
 class TaskFrame(Stored, frozen=True):
@@ -377,6 +378,7 @@ class DeadLetter(Stored, frozen=True):
     owner: str = ""  # of the rule; "": no rule, visible to admins only
     headers: Headers = ()  # of the record; an event in binary mode has its attributes there
     offsets: tuple[int, ...] = ()  # of all records, if they are several or were not kept here
+    members: bytes = b""  # of a window: ids.event_digest of each event but the first
 
 
 class Resolution(Stored, tag="settled", frozen=True):

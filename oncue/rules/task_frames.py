@@ -115,14 +115,15 @@ class TaskFrames:
         task_ids: Sequence[bytes],
         cause: tuple[str, str] | None,
         mark_us: int,
+        members: bytes = b"",
     ) -> None:
-        """Add the tasks of one firing. Without any, it is counted."""
+        """Add the tasks of one firing. Without any, it is counted. `members`: see TaskRecord."""
         if not ready:
             self.empty[entry] = self.empty.get(entry, 0) + 1
         for (action, endpoint, args, key), task_id in zip(ready, task_ids, strict=True):
             group = self._tasks.setdefault((action, key) if key else action, (action, key, endpoint, []))
-            group[-1].append(TaskRecord(task_id, args, cause, b"", mark_us))
-            self.held_bytes += len(args)
+            group[-1].append(TaskRecord(task_id, args, cause, b"", mark_us, members))
+            self.held_bytes += len(args) + len(members)
         self.tasks += len(ready)
 
     @property
@@ -166,7 +167,7 @@ def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:
     part, size = [], 0
     for task in tasks:
         part.append(task)
-        size += len(task.args) + 64
+        size += len(task.args) + len(task.members) + 64
         if len(part) >= FRAME_TASKS or size >= FRAME_BYTES:
             yield part
             part, size = [], 0

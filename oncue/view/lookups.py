@@ -198,6 +198,22 @@ def deployment_history(db: sqlite3.Connection, label: str) -> list[Deployment]:
     return found
 
 
+def deployments_since(db: sqlite3.Connection, since_us: int) -> list[Deployment]:
+    """Return the deployments that were in force at this time or later, oldest first.
+
+    Of each label the versions since then, and the one before them.
+    """
+    text = "SELECT label, record FROM deployment ORDER BY label, pos DESC"
+    found: list[Deployment] = []
+    complete = ""  # label whose older versions are not wanted
+    for label, raw in db.execute(text):
+        if label != complete:
+            record = decode(Deployment, raw)
+            found.append(record)
+            complete = label if record.at_us <= since_us else complete
+    return sorted(found, key=lambda d: d.at_us)
+
+
 def deployment_version(db: sqlite3.Connection, label: str, version: int) -> Deployment | None:
     """Return one version of a label."""
     prefix = f"deployment:{label}@".encode()

@@ -38,6 +38,7 @@ from oncue.protocol.reports import Output, Started, Usage
 from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, TASKS_PREFIX
 from oncue.view import record_rows, registry_rows
 from oncue.view.bulk_sql import run
+from oncue.view.chains import letter_rows
 from oncue.view.decoding import UnknownKind, decode_record
 from oncue.view.interning import CallInterner
 from oncue.view.last_records import last_records
@@ -66,6 +67,7 @@ class Projector:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        letter_rows.add_missing(db)
         self._tasks = TaskRows(db, CallInterner(db))
         self._careful = False
         self.positions: dict[Partition, int] = {
@@ -240,6 +242,7 @@ class Projector:
                 record_rows.append_output(self._db, message, record.time_ms)
             case DeadLetter():
                 record_rows.store_dead_letter(self._db, message, partition, offset)
+                letter_rows.store(self._db, message, record_rows.pack_position(partition, offset))
             case Resolution():
                 record_rows.store_resolution(self._db, message, partition)
 

@@ -39,6 +39,7 @@ def delete_old_tasks(db: sqlite3.Connection, after: int, before_ms: int, kept: P
     try:
         for table in ("attempt", "task_usage", "task_worker"):
             db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM task WHERE n IN ({old}))", where)
+        db.execute(f"DELETE FROM member WHERE task IN (SELECT id FROM task WHERE n IN ({old}))", where)
         deleted = db.execute(f"DELETE FROM task WHERE n IN ({old})", where).rowcount
         if deleted:
             db.execute(

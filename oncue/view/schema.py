@@ -182,6 +182,22 @@ USAGE = (
     " peak_bytes INTEGER NOT NULL, PRIMARY KEY (hour, rule, owner)) WITHOUT ROWID",
 )
 
+# Events of windows beside the first one, which the task names; `event`: ids.event_digest.
+MEMBERS = (
+    "CREATE TABLE IF NOT EXISTS member (event BLOB NOT NULL, task BLOB NOT NULL, PRIMARY KEY (event, task))"
+    " WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS member_task ON member (task)",
+)
+
+# Dead letters by the events that they are about; `event`: ids.event_digest, or that of a place.
+LETTER_EVENTS = (
+    "CREATE TABLE IF NOT EXISTS letter_event (event BLOB NOT NULL, letter INTEGER NOT NULL,"
+    " PRIMARY KEY (event, letter)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS letter_event_letter ON letter_event (letter)",
+    "CREATE TRIGGER IF NOT EXISTS letter_deleted AFTER DELETE ON dead BEGIN"
+    " DELETE FROM letter_event WHERE letter = old.id; END",
+)
+
 # Indexes that views of earlier versions lack, too. An event's time rises: it is added at the end.
 LATER_INDEXES = (
     "CREATE INDEX IF NOT EXISTS task_retried ON task (retry_of) WHERE retry_of IS NOT NULL",
@@ -212,7 +228,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:
             _create(db)
-        for text in (LAST_RECORDS, *USAGE, *LATER_INDEXES, BOUNDED_SPANS):
+        for text in (LAST_RECORDS, *USAGE, *MEMBERS, *LETTER_EVENTS, *LATER_INDEXES, BOUNDED_SPANS):
             db.execute(text)
         return db
     except (sqlite3.Error, OSError) as e:

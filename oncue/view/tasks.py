@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from oncue import task_lifecycle
+from oncue.ids import DIGEST_BYTES
 from oncue.protocol.codec import decode
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.reports import Started
@@ -65,6 +66,7 @@ _WRITE = (
 _DROP_ATTEMPTS = "DELETE FROM attempt WHERE id IN ({values})"
 _ADD_ATTEMPTS = "INSERT INTO attempt (id, pos, n, status, started_us, ended_us, value, output, superseded) {values}"
 _NUMBERS = "SELECT n, id FROM task WHERE id IN ({values})"
+_ADD_MEMBERS = "INSERT OR IGNORE INTO member (event, task) {values}"
 _STUB = "INSERT INTO task (id) {values} ON CONFLICT (id) DO NOTHING"
 _CANCEL = "UPDATE task SET cancel_us = ?, cancel_by = ? FROM ({values}) WHERE id = column1 AND cancel_us = 0"
 _START = (
@@ -115,6 +117,14 @@ class TaskRows:
             self._spans.add(last - added + 1, last, frame.accepted_us, ref)
         if added < len(tasks):
             self._accept_again(frame, seq, shared, ref, len(tasks) - added)
+        if frame.call.rule:
+            self._add_members(tasks)
+
+    def _add_members(self, tasks: Sequence[TaskRecord]) -> None:
+        """Note which events the windows had beside the first."""
+        with_others = [t for t in tasks if t.members]
+        if with_others:
+            run(self._db, _ADD_MEMBERS, [row for t in with_others for row in _members(t)])
 
     def _add(self, tasks: Sequence[TaskRecord], seq: int, shared: tuple[int, int, int, int]) -> int:
         plain = all(t.event is None and not t.mark_us and not t.retry_of for t in tasks)
@@ -272,6 +282,10 @@ class TaskRows:
 def _full(t: TaskRecord) -> tuple[Any, ...]:
     source, event_id = t.event or (None, None)
     return t.id, t.args, source, event_id, t.retry_of or None, t.mark_us
+
+
+def _members(t: TaskRecord) -> list[tuple[bytes, bytes]]:
+    return [(t.members[at : at + DIGEST_BYTES], t.id) for at in range(0, len(t.members), DIGEST_BYTES)]
 
 
 def _attempts(s: TaskState) -> list[tuple[Any, ...]]:

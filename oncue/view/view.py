@@ -32,7 +32,9 @@ from oncue.view import (
     use_rows,
 )
 from oncue.view.applied_positions import AppliedPositions
+from oncue.view.chains import event_accounts
 from oncue.view.chains.causes import Cause, Key
+from oncue.view.chains.event_accounts import EventAccount
 from oncue.view.chains.traces import TracedTask
 from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
@@ -237,6 +239,12 @@ class View:
         """Return this task, if it is known, and the `most` nearest that an event caused."""
         return await self._readers.run(self._queries.trace, key, task, most)
 
+    async def accounts(
+        self, since_us: int, until_us: int, after: int, limit: int
+    ) -> tuple[list[EventAccount], int | None]:
+        """Return what became of events of this time, in their order, and the next cursor."""
+        return await self._readers.run(event_accounts.page, since_us, until_us, after, limit, self._queries.calls.get)
+
     async def fired(self, source: str, event_id: str) -> list[tuple[Call, bytes]]:
         """Return (call, task id) of the tasks that an event caused."""
         return await self._readers.run(self._queries.fired, source, event_id)
@@ -299,6 +307,10 @@ class View:
     async def deployment_version(self, label: str, version: int) -> Deployment | None:
         """Return one version of a label."""
         return await self._readers.run(lookups.deployment_version, label, version)
+
+    async def deployments_since(self, since_us: int) -> list[Deployment]:
+        """Return the deployments in force at this time or later, oldest first."""
+        return await self._readers.run(lookups.deployments_since, since_us)
 
     async def newest_version(self, label: str) -> int:
         """Return the highest version of a label; 0 if it was never deployed."""

@@ -258,6 +258,9 @@ DEAR: dict[str, Maker] = {
     "GET /v1/events/{offset}/trace": get("/v1/events/{offset}/trace"),
     "GET /v1/tasks/{id}/rules/{name}": get("/v1/tasks/{task}/rules/zqmark-rule"),
     "GET /v1/tasks/{id}/trace": get("/v1/tasks/{task}/trace"),
+    "GET /v1/report": _listed(
+        "/v1/report", "&rule=zqmark-rule", f"&group={LONG}", f"&trigger={LONG}", f"&cursor={LONG}"
+    ),
     "GET /v1/triggers": get("/v1/triggers"),
     "GET /v1/triggers/{name}": get("/v1/triggers/zqmark-files"),
     "GET /v1/triggers/{name}/file": get(f"/v1/triggers/zqmark-files/file?path={'a/' * 3_000}"),

@@ -128,6 +128,10 @@ CASES: dict[str, list[Case]] = {
     "GET /v1/events/{offset}/trace": [Case(fixed("/v1/events/{offset}/trace"), NOTHING)],
     "GET /v1/tasks/{id}/trace": [Case(fixed("/v1/tasks/{task}/trace"), GONE)],
     "GET /v1/tasks/{id}/rules/{name}": [Case(fixed("/v1/tasks/{task}/rules/zqmark-rule"), GONE)],
+    "GET /v1/report": [
+        Case(fixed("/v1/report?limit=1000"), NOTHING),
+        Case(fixed("/v1/report?rule=zqmark-rule"), GONE),
+    ],
     "GET /v1/triggers": [Case(fixed("/v1/triggers"), NOTHING)],
     "GET /v1/triggers/{name}": [Case(fixed("/v1/triggers/zqmark-files"), GONE)],
     "GET /v1/triggers/{name}/file": [Case(fixed("/v1/triggers/zqmark-files/file?path=zqmark-old.raw"), GONE)],

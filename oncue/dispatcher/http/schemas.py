@@ -97,6 +97,16 @@ class EventsQuery(EventFilterQuery, frozen=True):
     limit: Limit = 50
 
 
+class ReportQuery(Query, frozen=True):
+    since_us: SinceUs = 0
+    until_us: UntilUs = 0
+    rule: Annotated[str, Meta(description="This rule of yours, and those that follow its outcomes.")] = ""
+    trigger: Annotated[str, Meta(description="Events of this trigger.")] = ""
+    group: Annotated[str, Meta(max_length=1_000, description="Path into the event, as data.sample.")] = ""
+    cursor: Cursor = ""
+    limit: Limit = 200
+
+
 class DeadQuery(PageQuery, frozen=True):
     all: Annotated[bool, Meta(description="1: also letters that were retried or dismissed.")] = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.errors import Invalid, LogError, NotOwner, OncueError
+from oncue.log import Partition
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.records import Event
@@ -28,6 +29,7 @@ from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 from oncue.rules.stateful.handover import hand_over
+from oncue.rules.stateful.kafka_runner import GROUP as KAFKA_GROUP
 from oncue.rules.stateful.kafka_runner import PartitionFence
 from oncue.rules.stateful.record_group import WindowSummary
 from oncue.rules.stateful.remote import RemoteRules
@@ -236,6 +238,27 @@ class StatefulRuleService:
             steps=[*explained.steps, *preview.steps],
             args=explained.args if preview.passes else None,
         )
+
+    async def has_folded(self, ends: Mapping[Partition, int]) -> bool:
+        """Return True if the matches below these offsets are folded.
+
+        Then the tasks of all that fired are durable.
+        """
+        if isinstance(self._runner, EmbeddedRunner):
+            at, markers = self._runner.positions(), 0
+        else:
+            at, markers = await self._context.log.committed(KAFKA_GROUP), 1  # of the last transaction
+        return all(at.get(partition, 0) >= end - markers for partition, end in ends.items())
+
+    async def buffers(self, rule: str, event: Event) -> bool:
+        """Return True if an operator of the rule holds the event."""
+        entry = self._deployed.engine.active_rules.entries.get(rule)
+        if entry is None or self._runner is None:
+            return False
+        try:
+            return (await self._runner.preview(entry, event)).buffered
+        except Invalid:  # it lacks a field that a newer version of the rule needs
+            return False
 
     async def update_metrics(self) -> None:
         """Bring the rules' counters and gauges up to date for /metrics."""

@@ -21,6 +21,7 @@ from oncue.protocol.api.registry import (
     TokenRequest,
     parameter_infos,
 )
+from oncue.protocol.api.reports import ReportItem, ReportReason, ReportStages
 from oncue.protocol.api.rules import (
     Deployed,
     DeployRequest,
@@ -99,6 +100,9 @@ __all__ = [
     "Problem",
     "PropertiesInfo",
     "Registered",
+    "ReportItem",
+    "ReportReason",
+    "ReportStages",
     "Request",
     "Response",
     "Retried",

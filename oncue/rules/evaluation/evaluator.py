@@ -8,27 +8,18 @@ another one. So neither a rule nor an event can hold the server, whatever the ma
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-import sys
-from collections.abc import Mapping
-
-import psutil
 
 from oncue.errors import OncueError
 from oncue.protocol.codec import decode, encode
-from oncue.rules.evaluation.messages import LENGTH_BYTES, READY, RULES_BYTES, Answer, Envelope, Question
+from oncue.rules.evaluation.killable_process import ANSWER_S, KillableProcess, signal_text
+from oncue.rules.evaluation.messages import RULES_BYTES, Answer, Envelope, Question
 from oncue.rules.evaluation.rule_source import pack_rule
 from oncue.rules.parsing.rule_file import Rule
 
 CPU_S = 0.5  # of one evaluation
 CPU_S_PER_BYTE = 1e-6  # and for each byte of the event
-ANSWER_S = 10.0  # on a loaded machine; a process that is stopped is replaced then
-START_S = 60.0
 TRIES = 2  # the process may have been killed by somebody else
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
-KEPT_PREFIXES = ("LC_", "PYTHON", "LD_", "DYLD_", "COV_")
 
 
 class OverBudget(Exception):
@@ -54,7 +45,7 @@ class Evaluator:
     """
 
     def __init__(self, waiting: int = 1_000) -> None:
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = KillableProcess("oncue.rules.evaluation.worker")
         self._rules: dict[int, tuple[int, Rule]] = {}  # id() -> number in the process; keeps the rule alive
         self._rules_bytes = 0
         self._asking = asyncio.Lock()
@@ -79,41 +70,35 @@ class Evaluator:
         cpu_s = CPU_S + CPU_S_PER_BYTE * len(question.value)
         for _ in range(TRIES):
             try:
-                process = await self._started()
+                if self._rules_bytes > RULES_BYTES:
+                    await self.close()
+                await self._process.start()
             except (OSError, EOFError) as e:  # TimeoutError too
                 await self.close()
                 raise Unanswered(f"the process that evaluates rules cannot start: {e or type(e).__name__}") from None
             try:
-                return await self._asked(process, rule, question, cpu_s)
+                return await self._asked(rule, question, cpu_s)
+            except asyncio.CancelledError:
+                await self.close()
+                raise
             except TimeoutError:
-                asleep = _sleeps(process.pid)
+                asleep = self._process.sleeps()
                 await self.close()
                 if asleep:
                     raise OverBudget("waited for something outside, and was ended", ANSWER_S) from None
                 why = ""
             except (OSError, EOFError):
-                why = await self._ended(process)
+                why = await self._process.ended()
                 await self.close()
-            if why == _signal_text(signal.SIGPROF):
+            if why == signal_text(signal.SIGPROF):
                 raise OverBudget(f"took more than {cpu_s:.1f} s of CPU time, and was ended", cpu_s)
         if why:
             raise OverBudget(why, cpu_s)
         raise Unanswered(f"the process that evaluates rules has not answered in {ANSWER_S:g} s")
 
-    async def _asked(self, process: asyncio.subprocess.Process, rule: Rule, question: Question, cpu_s: float) -> Answer:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            envelope = self._envelope(rule, question, cpu_s)
-            packed = encode(envelope)
-            async with asyncio.timeout(ANSWER_S):
-                process.stdin.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
-                await process.stdin.drain()
-                head = await process.stdout.readexactly(LENGTH_BYTES)
-                answer = decode(Answer, await process.stdout.readexactly(int.from_bytes(head, "big")))
-        except asyncio.CancelledError:  # an answer that nobody reads would be taken for the next one
-            await self.close()
-            raise
+    async def _asked(self, rule: Rule, question: Question, cpu_s: float) -> Answer:
+        envelope = self._envelope(rule, question, cpu_s)
+        answer = decode(Answer, await self._process.ask(encode(envelope), ANSWER_S))
         self._rules[id(rule)] = (envelope.rule, rule)
         self._rules_bytes = answer.rules_bytes
         return answer
@@ -124,60 +109,8 @@ class Evaluator:
             return Envelope(known[0], b"", cpu_s, question)
         return Envelope(len(self._rules), pack_rule(rule), cpu_s, question)
 
-    async def _started(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._rules_bytes > RULES_BYTES:
-            await self.close()
-        if self._process is None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "oncue.rules.evaluation.worker",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=_environment(os.environ),
-                start_new_session=True,
-            )
-            assert self._process.stdout is not None
-            async with asyncio.timeout(START_S):
-                await self._process.stdout.readexactly(len(READY))
-        return self._process
-
-    async def _ended(self, process: asyncio.subprocess.Process) -> str:
-        """Return how the process ended, in words."""
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                code = await process.wait()
-        except TimeoutError:
-            return "closed its pipe"
-        return _signal_text(-code) if code < 0 else f"ended its process with code {code}"
-
     async def close(self) -> None:
         """Kill the process."""
-        process, self._process = self._process, None
         self._rules.clear()
         self._rules_bytes = 0
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await asyncio.shield(process.wait())
-
-
-def _sleeps(pid: int) -> bool:
-    """Return True if a process waits; False: it runs, or somebody has stopped it."""
-    try:
-        return psutil.Process(pid).status() in (psutil.STATUS_SLEEPING, psutil.STATUS_DISK_SLEEP)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _signal_text(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return f"ended its process ({signal.Signals(number).name}; memory may have been too little)"
-    return f"ended its process (signal {number})"
-
-
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what Python needs to start, without tokens and passwords."""
-    return {name: value for name, value in environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+        await self._process.close()

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
@@ -51,26 +52,37 @@ REMEDY = "let the rule copy less of the event, in `when` and `args`"
 
 
 def main() -> None:
+    rules: dict[int, Rule] = {}
+    before = resident_bytes()
+    used = 0
+
+    def answer(body: bytes) -> bytes:
+        nonlocal used
+        envelope = decode(Envelope, body)
+        if envelope.source:
+            rules[envelope.rule] = unpack_rule(envelope.source)
+            used = max(0, resident_bytes() - before)
+        return encode(msgspec.structs.replace(_limited(rules[envelope.rule], envelope), rules_bytes=used))
+
+    serve(answer)
+
+
+def serve(answer: Callable[[bytes], bytes]) -> None:
+    """Answer messages on stdin until it ends. Limits the memory of this process."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
     _limit()
-    before, rules_bytes = _resident_bytes(), 0
     answers.write(READY)
     answers.flush()
-    rules: dict[int, Rule] = {}
     questions = sys.stdin.buffer
-    while (envelope := _read(questions)) is not None:
-        if envelope.source:
-            rules[envelope.rule] = unpack_rule(envelope.source)
-            rules_bytes = max(0, _resident_bytes() - before)
-        answer = _limited(rules[envelope.rule], envelope)
-        packed = encode(msgspec.structs.replace(answer, rules_bytes=rules_bytes))
+    while (body := _read(questions)) is not None:
+        packed = answer(body)
         answers.write(len(packed).to_bytes(LENGTH_BYTES, "big") + packed)
         answers.flush()
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Return the memory that this process uses; on macOS the most that it has used."""
     with contextlib.suppress(OSError), open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
@@ -88,12 +100,11 @@ def _limit() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _read(questions: BinaryIO) -> Envelope | None:
+def _read(questions: BinaryIO) -> bytes | None:
     head = questions.read(LENGTH_BYTES)
     if len(head) < LENGTH_BYTES:
         return None
-    body = questions.read(int.from_bytes(head, "big"))
-    return decode(Envelope, body)
+    return questions.read(int.from_bytes(head, "big"))
 
 
 def _limited(rule: Rule, envelope: Envelope) -> Answer:

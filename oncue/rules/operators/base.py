@@ -144,6 +144,8 @@ class Operator(Stored, Generic[S], frozen=True):
     FIRES_MANY: ClassVar[bool] = False
     # It waits for certain events: arguments use ${expected} and ${missing}.
     WAITS: ClassVar[bool] = False
+    # It may suppress an event: then it is in no firing.
+    SUPPRESSES: ClassVar[bool] = True
     # Why buffered events may stay in the buffer, for tests of rule files.
     UNFIRED: ClassVar[str] = ""
 

@@ -76,6 +76,7 @@ class BatchOperator(Operator[BatchState], tag="batch", frozen=True):
     EXAMPLE = "{count: 100, wait: 30s}"
     BUFFERS = True
     FIRES_MANY = True
+    SUPPRESSES = False
     UNFIRED = "its window is open still, and has no `wait` to close it"
 
     @classmethod

@@ -18,6 +18,7 @@ class OperatorPreview(NamedTuple):
     passes: bool  # no operator suppresses the event
     why: str
     steps: tuple[ExplainStep, ...]
+    buffered: bool = False  # an operator holds the event
 
 
 def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorState | None, bool]]) -> OperatorPreview:
@@ -27,11 +28,12 @@ def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorS
     """
     steps: list[ExplainStep] = []
     why = ""
+    buffered = any(known for _, known in states)
     for compiled, stage, (state, known) in zip(chain.operators, match.stages, states, strict=True):
         name = compiled.operator.describe()
         finding = compiled.operator.preview(state, match, stage.key, known)
         steps.append(ExplainStep(condition=name, holds=finding.passes, found=finding.found, wanted=finding.wanted))
         if not finding.passes:
-            return OperatorPreview(False, f"{name}: {finding.found}", tuple(steps))
+            return OperatorPreview(False, f"{name}: {finding.found}", tuple(steps), buffered)
         why = finding.why or why
-    return OperatorPreview(True, why, tuple(steps))
+    return OperatorPreview(True, why, tuple(steps), buffered)

@@ -82,6 +82,7 @@ class Rule(msgspec.Struct, frozen=True):
     operators: OperatorChain | None = None
     node_hours: Rate | None = None  # that its tasks may use
     follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about; (): any; None: it is about events
+    of_on: int = 0  # conditions of `on`
 
     @property
     def has_items(self) -> bool:
@@ -254,6 +255,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     name, get = name_of(node, "a rule", problems), node.value.get
     on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
     conditions = names.parse_on(on, problems) if on else []
+    of_on = len(conditions)
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
         if problems.limited and len(problems.found) == before:
@@ -288,6 +290,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
         operators,
         node_hours,
         rules_followed(on.plain()),
+        of_on,
     )
 
 

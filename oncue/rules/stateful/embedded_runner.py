@@ -124,6 +124,10 @@ class EmbeddedRunner:
             _log.warning("the clock was ahead before, or is behind now: %d windows and keys begin now", moved)
         self._timers.restart({part: await self._call(store.next_due_ms, part) for part in store.parts})
 
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Return up to which offsets matches are folded, and what fired is durable."""
+        return self._positions() if self._store is not None else {}
+
     def _positions(self) -> dict[tuple[str, int], int]:
         assert self._store is not None
         return {(MATCHES, part): following for part, (following, _) in self._store.parts.items()}

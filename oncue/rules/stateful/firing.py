@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from oncue.clocks.process import now_us
-from oncue.ids import window_task_ids
+from oncue.ids import event_digest, window_task_ids
 from oncue.log.base import Append
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
@@ -130,7 +130,7 @@ class Firer:
             ready = frames.prepare(entry, EventRows.of(closed))
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
         first, last = closed.events[0], closed.events[-1]
-        frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us)
+        frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us, _members(closed))
         return len(ready)
 
     async def _made(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[MadeTask]:
@@ -188,6 +188,14 @@ def _may_take_long(entry: ActiveRule, closed: ClosedWindow) -> bool:
     return window_s(entry.rule.runs, len(closed.events), size) > INLINE_S
 
 
+def _members(closed: ClosedWindow) -> bytes:
+    """Return the digests of all events but the first.
+
+    A report finds their task by them.
+    """
+    return b"".join(event_digest(event.source, event.id) for event in closed.events[1:])
+
+
 def _letter(
     closed: ClosedWindow, entry: ActiveRule | None, partition: int, offset: int, error: RuleError, at_us: int
 ) -> DeadLetter:
@@ -214,6 +222,7 @@ def _letter(
         encode(closed) if closed.events else b"",
         error.remedy,
         entry.deployment.owner if entry else "",
+        members=_members(closed),
     )
 
 

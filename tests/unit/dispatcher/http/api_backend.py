@@ -25,6 +25,7 @@ from oncue.dispatcher.auth.tokens import check_token_request, hash_token
 from oncue.dispatcher.http.app import HttpServer, make_app, serve
 from oncue.dispatcher.http.streams import Streams
 from oncue.dispatcher.metrics.metrics import Metrics
+from oncue.dispatcher.services.history.reports import ReportFilter
 from oncue.errors import BlobMissing, Conflict, Invalid, NotFound
 from oncue.protocol import api as r
 from oncue.protocol import payload
@@ -49,6 +50,7 @@ SERVICES = {
         "handshake": "_handshake",
     },
     "traces": {"of_event": "_trace_of_event", "of_task": "_trace_of_task"},
+    "reports": {"page": "_report"},
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -313,6 +315,9 @@ class MemoryBackend:
 
     async def _trace_of_task(self, caller: Caller, task: str) -> r.Trace:
         return r.Trace(source="/s", id="e", tasks=[r.TracedTaskInfo(id=task, rule="r")])
+
+    async def _report(self, caller: Caller, filters: ReportFilter) -> r.Page:
+        return r.Page(items=[r.ReportItem(offset=1, source="/s", id="e", type="t", at_us=1)])
 
     async def _triggers(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:

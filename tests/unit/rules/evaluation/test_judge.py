@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oncue.rules.evaluation.evaluator import _environment
+from oncue.rules.evaluation.killable_process import _environment
 from oncue.rules.evaluation.owner_shares import EVENT_S, LENT_S, DecayingTime, EventShares
 from oncue.rules.evaluation.trials import TrialFile
 

@@ -1,0 +1,1 @@
+"""Reports: sums over the items of a report, and their forms."""

@@ -1,0 +1,1 @@
+"""Tests rules against many stored events, in a process of its own."""
