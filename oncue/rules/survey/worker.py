@@ -14,7 +14,7 @@ from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Event
 from oncue.rules.evaluation.worker import resident_bytes, serve
-from oncue.rules.explain import decide, explain, rendered
+from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered
 from oncue.rules.matching.index import Index
 from oncue.rules.parsing.rule_file import Rule, RuleSet, parse
 from oncue.rules.survey.messages import FAILED, FIRES, MATCHED, NO, RuleText, SurveyAnswer, SurveyQuestion, Verdict
@@ -99,7 +99,9 @@ def _verdict(rule: Rule, event: Event) -> Verdict | None:
 
 def _of_match(rule: Rule, event: Event) -> Verdict:
     if rule.operators is None:
-        _, trouble = rendered(rule, event)
+        args, trouble = rendered(rule, event)
+        if args == [] and rule.has_items:
+            return Verdict(rule.name, NO, EMPTY_LIST, EMPTY_LIST, held=len(rule.conditions) + 1)
         return Verdict(rule.name, FAILED, why=trouble[:CHARS]) if trouble else Verdict(rule.name, FIRES)
     try:
         rule.operators.match(rule.name, "", 0, event, 0, 0)
