@@ -117,7 +117,10 @@ class TaskFrames:
         mark_us: int,
         members: bytes = b"",
     ) -> None:
-        """Add the tasks of one firing. Without any, it is counted. `members`: see TaskRecord."""
+        """Add the tasks of one firing. Without any, it is counted.
+
+        `members`: see TaskRecord.
+        """
         if not ready:
             self.empty[entry] = self.empty.get(entry, 0) + 1
         for (action, endpoint, args, key), task_id in zip(ready, task_ids, strict=True):
