@@ -18,6 +18,7 @@ from oncue.clocks.process import now_ms
 from oncue.errors import Invalid
 
 MAX_BATCH = 1 << 16  # the index has 16 bits
+PREFIX = 14  # bytes that the ids of a batch have in common
 
 
 def new_uuid7(ms: int | None = None) -> bytes:

@@ -84,6 +84,7 @@ class Call(Stored, frozen=True):
     expires_us: int = 0  # latest start; 0: never expires
     stream: str = ""  # id of the client's outcome stream that receives the outcomes
     run: RunOptions | None = None  # of the call; over those of the function
+    firing_tasks: int = 0  # that one firing of a rule with limiters makes; 0: the rule has none
 
 
 # ---------------------------------------------------------------- tasks and their attempts

@@ -82,6 +82,7 @@ class Action:
             rule.retry,
             run.timeout_ms,
             run=run.options,
+            firing_tasks=len(rule.runs) if rule.operators is not None and rule.operators.limiters else 0,
         )
         self.has_affinity = run.affinity is not None
         self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""
@@ -199,6 +200,7 @@ class ActiveRules:
         self._index = Index([(e, e.rule.conditions) for e in enabled if e.rule.follows is None])
         following = [e for e in enabled if e.rule.follows is not None]
         self._outcomes = Index([(e, e.rule.conditions) for e in following])
+        self._limit_any = any(e.rule.operators is not None and e.rule.operators.limiters for e in enabled)
         self._followed: dict[str, set[str]] = {}  # owner -> rules whose outcomes are events; "": of any task
         for e in following:
             self._followed.setdefault(e.deployment.owner, set()).update(e.rule.follows or ("",))
@@ -217,8 +219,8 @@ class ActiveRules:
 
     @property
     def follow_any(self) -> bool:
-        """True if there is a rule on outcomes."""
-        return bool(self._followed)
+        """True if a rule is about outcomes, or counts those of its tasks."""
+        return bool(self._followed) or self._limit_any
 
     def follow(self, call: Call) -> bool:
         """Return True if a rule is about outcomes of tasks with this call."""

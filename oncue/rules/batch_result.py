@@ -26,7 +26,8 @@ from oncue.protocol.topics import MATCHES, RESULTS
 from oncue.rules.active_rules import ActiveRule, ActiveRules, Unevaluated
 from oncue.rules.evaluation.messages import EVENT, FAILED, FIRES, MATCHED, NO, Answer, Question
 from oncue.rules.explain import decide
-from oncue.rules.operators.chain import OperatorChain
+from oncue.rules.operators.chain import OperatorChain, limited_key
+from oncue.rules.operators.records import TaskEnd
 from oncue.rules.task_frames import EndpointDirectory, MadeTask, RuleError, TaskFrames
 
 MAX_DEPTH = 16  # longest chain of events that cause one another; more is a loop
@@ -259,6 +260,10 @@ class BatchResult:
         except Invalid as e:
             raise RuleError("args", e.message, e.remedy) from None
         self._add_match(entry, Record(encode(match), operators.partition_key(match)))
+
+    def add_task_ends(self, ends: Sequence[TaskEnd]) -> None:
+        """Tell limiters of tasks that closed."""
+        self._matches += [Record(encode(end), limited_key(end.rule)) for end in ends]
 
     def _add_match(self, entry: ActiveRule, record: Record) -> None:
         owner, size = entry.deployment.owner, len(record.value)

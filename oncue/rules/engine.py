@@ -134,6 +134,7 @@ class Engine:
         for batch in batches:
             async for part in outcomes.parts(batch, self.active_rules.follow):
                 await self._process(work, part.batch, part.events)
+                work.add_task_ends(part.closed)
             done.append(batch)
             if work.held_bytes > HELD_BYTES:
                 if not await self._commit(work, done, OUTCOMES_GROUP):

@@ -51,8 +51,7 @@ def rule_s(rule: Rule, event_bytes: int) -> float:
     seconds = conditions_s(rule.conditions, event_bytes)
     if rule.operators is not None:
         operators = rule.operators
-        templates = [o.key for o in operators.operators if o.key is not None]
-        seconds += conditions_s(operators.conditions, event_bytes) + arguments_s(templates, event_bytes)
+        seconds += conditions_s(operators.conditions, event_bytes) + arguments_s(operators.key_templates, event_bytes)
         return seconds + sum(_expressions_s(c, event_bytes) for c in (operators.needs.cost, operators.select_cost))
     return seconds + sum(_run_s(run, event_bytes) for run in rule.runs)
 

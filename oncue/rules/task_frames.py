@@ -64,8 +64,9 @@ class TaskFrames:
         self.events: list[Record] = []
         self.empty: dict[ActiveRule, int] = {}  # firings whose `for_each` was empty
         self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
-        #: By action, and by affinity key where there is one: (action, key, endpoint id, tasks).
-        self._tasks: dict[Action | tuple[Action, str], tuple[Action, str, str, list[TaskRecord]]] = {}
+        #: By action, and by affinity key and number of tasks of a firing where there are such:
+        #: (action, key, number, endpoint id, tasks).
+        self._tasks: dict[Action | tuple[Action, str, int], tuple[Action, str, int, str, list[TaskRecord]]] = {}
         self._endpoints: dict[tuple[str, str], str | None] = {}
 
     def prepare(self, entry: ActiveRule, source: Any, made: Sequence[MadeTask] | None = None) -> list[PreparedTask]:
@@ -124,7 +125,8 @@ class TaskFrames:
         if not ready:
             self.empty[entry] = self.empty.get(entry, 0) + 1
         for (action, endpoint, args, key), task_id in zip(ready, task_ids, strict=True):
-            group = self._tasks.setdefault((action, key) if key else action, (action, key, endpoint, []))
+            of = len(ready) if entry.has_items and action.call.firing_tasks else 0
+            group = self._tasks.setdefault((action, key, of) if key or of else action, (action, key, of, endpoint, []))
             group[-1].append(TaskRecord(task_id, args, cause, b"", mark_us, members))
             self.held_bytes += len(args) + len(members)
         self.tasks += len(ready)
@@ -146,9 +148,10 @@ class TaskFrames:
 
     def appends(self) -> list[Append]:
         by_topic: dict[str, list[Record]] = {}
-        for action, key, endpoint, tasks in self._tasks.values():
+        for action, key, of, endpoint, tasks in self._tasks.values():
             records = by_topic.setdefault(self._directory.tasks_topic(endpoint), [])
             call = self._call(action, endpoint, key)
+            call = msgspec.structs.replace(call, firing_tasks=of) if of else call
             records += [
                 Record(encode(TaskFrame(VERSION, call, self.now_us, part)), endpoint.encode())
                 for part in _frames(tasks)

@@ -32,8 +32,8 @@ def test_a_rule_file_of_the_pages_parses(text: str) -> None:
     assert found.rules or found.triggers
 
 
-@pytest.mark.parametrize("text", [block for block in BLOCKS if str(block.id).startswith("operators.md")])
-def test_the_tests_of_the_page_of_operators_pass(text: str) -> None:
+@pytest.mark.parametrize("text", [block for block in BLOCKS if str(block.id).startswith(("operators.md", "limits.md"))])
+def test_the_tests_of_the_pages_of_operators_and_limits_pass(text: str) -> None:
     tests = run_rule_tests(parse(text, "page"), ROOT)
     assert tests
     assert [t.why for t in tests if not t.passed] == []

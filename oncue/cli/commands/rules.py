@@ -68,7 +68,7 @@ def show(name: str, json_: bool) -> None:
         as_json(r)
         return
     origin = [("name", r.name), ("deployment", f"{r.label}@{r.version}"), ("state", r.state), ("why", r.why)]
-    memory = [("on", r.on), ("memory", r.memory), ("now", state_text(r))]
+    memory = [("on", r.on), ("memory", r.memory), ("now", state_text(r)), *(("waits", text) for text in r.waits)]
     counts = [("fired since start", r.fired), ("not evaluated", unevaluated_text(r))]
     facts([*origin, *memory, ("runs", ", ".join(r.runs)), ("endpoint", r.endpoint), *counts, ("used", used_text(r))])
 

@@ -52,7 +52,7 @@ class RuleService:
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
         failed = {t.name: t for t in await self._triggers.not_running(_triggers_of(info))}
         (found,) = await self._with_state([_with_trigger(info, failed)], bearer)
-        return found
+        return await self._stateful.with_waits(found)
 
     def _infos(self, caller: Caller, not_running: Sequence[r.TriggerInfo]) -> list[r.RuleInfo]:
         """Return the rules, and a row for each unreadable file. For any thread."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from oncue.rules.stateful.embedded_runner import EmbeddedRunner
 from oncue.rules.stateful.handover import hand_over
 from oncue.rules.stateful.kafka_runner import GROUP as KAFKA_GROUP
 from oncue.rules.stateful.kafka_runner import PartitionFence
-from oncue.rules.stateful.record_group import WindowSummary
+from oncue.rules.stateful.record_group import Queue, WindowSummary
 from oncue.rules.stateful.remote import RemoteRules
 from oncue.rules.stateful.server_runner import ServerRunner
 from oncue.rules.stateful.topics import ensure_stream
@@ -55,6 +55,8 @@ class StatefulRunner(Protocol):
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
 
     async def summary(self) -> dict[str, WindowSummary]: ...
+
+    async def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]: ...
 
 
 class StatefulRuleService:
@@ -204,6 +206,15 @@ class StatefulRuleService:
         if trouble and info.state == "active":
             info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
         return info
+
+    async def with_waits(self, info: r.RuleInfo) -> r.RuleInfo:
+        """Add why firings of a rule wait for its limits, if this server knows it."""
+        entry = self._deployed.engine.active_rules.entries.get(info.name)
+        if self._runner is None or entry is None or entry.rule.operators is None or not info.waiting:
+            return info
+        limiters = {each.limiter.name(): each.limiter for each in entry.rule.operators.limiters}
+        found = await self._runner.queues(info.name, tuple(limiters)) if limiters else []
+        return msgspec.structs.replace(info, waits=[limiters[w.operator].waits(state, w.key) for w, state in found])
 
     async def with_peers(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
         """Add the counts of the other servers.

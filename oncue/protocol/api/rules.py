@@ -110,6 +110,7 @@ class RuleInfo(Response, frozen=True):
     peak_bytes: int = 0  # memory of the largest task
     node_hours_limit: float = 0.0  # 0: none
     node_hours_period_s: int = 0
+    waits: list[str] = []  # why firings wait for the rule's limits, by key; of one rule, on the server that runs it
 
 
 class Explanation(Response, frozen=True):

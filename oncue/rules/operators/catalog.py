@@ -18,6 +18,7 @@ import msgspec
 
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS, encode
+from oncue.rules.limiters.catalog import STATES as LIMITER_STATES
 from oncue.rules.operators.base import AnyOperator, OperatorState
 from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.count import CountOperator
@@ -56,7 +57,9 @@ class Catalogue:
         self.members = {member.name(): member for member in members}
         # Built here, at import: msgspec builds a decoder on first use, which is not thread-safe.
         self._operators: msgspec.msgpack.Decoder[AnyOperator] = _union_decoder(members)
-        self._states: msgspec.msgpack.Decoder[OperatorState] = _union_decoder([member.STATE for member in members])
+        self._states: msgspec.msgpack.Decoder[OperatorState] = _union_decoder(
+            [*LIMITER_STATES, *(member.STATE for member in members)]
+        )
 
     def decode_operator(self, value: bytes) -> AnyOperator:
         """Raises Undecodable: a newer version wrote it."""

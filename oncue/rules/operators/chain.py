@@ -5,6 +5,7 @@ It turns an event that matched into a Match.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,8 @@ from oncue.errors import Invalid
 from oncue.protocol.codec import encode
 from oncue.protocol.event_types import chain_depth
 from oncue.protocol.records import VERSION, Event
+from oncue.rules.limiters.base import AnyLimiter
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.expression import NO_COST, Cost
 from oncue.rules.matching.filters import as_text
@@ -43,34 +46,54 @@ class CompiledOperator(msgspec.Struct, frozen=True):
 
         Raises Invalid: the event lacks a field, or the key is too long.
         """
-        if self.key is None:
-            return self.operator.default_key(event)
-        key = as_text(self.key.render(event))
-        if len(key) > KEY_CHARS:
-            raise Invalid(f"the key has {len(key):,} characters", remedy=f"at most {KEY_CHARS:,}: choose a shorter one")
-        return key
+        return self.operator.default_key(event) if self.key is None else _rendered(self.key, event)
+
+
+class CompiledLimiter(msgspec.Struct, frozen=True):
+    """A limiter with the template of its key."""
+
+    limiter: AnyLimiter
+    key: Template | None
+    packed: msgspec.Raw  # as a Match carries it
+
+
+def _rendered(template: Template, event: Event) -> str:
+    """Return a key. Raises Invalid."""
+    key = as_text(template.render(event))
+    if len(key) > KEY_CHARS:
+        raise Invalid(f"the key has {len(key):,} characters", remedy=f"at most {KEY_CHARS:,}: choose a shorter one")
+    return key
 
 
 class OperatorChain(msgspec.Struct, frozen=True):
-    """The operators of one rule in order.
+    """The operators of one rule in order, and the limiters of its firings.
 
     `needs`: the values of each event that its arguments refer to.
     """
 
     operators: tuple[CompiledOperator, ...]
     needs: RequiredFields
+    limiters: tuple[CompiledLimiter, ...] = ()
 
     @property
-    def last(self) -> AnyOperator:
-        return self.operators[-1].operator
+    def last(self) -> AnyOperator | None:
+        return self.operators[-1].operator if self.operators else None
 
     @property
     def ids(self) -> frozenset[str]:
-        """Return the operator_id of each operator."""
-        return frozenset(operator_id(o.operator, self.needs.names) for o in self.operators)
+        """Return the operator_id of each operator, and the name of each limiter."""
+        limiters = [each.limiter.name() for each in self.limiters]
+        return frozenset([*(operator_id(o.operator, self.needs.names) for o in self.operators), *limiters])
+
+    @property
+    def key_templates(self) -> list[Template]:
+        """Return the templates of all keys."""
+        keys = [*(each.key for each in self.operators), *(each.key for each in self.limiters)]
+        return [key for key in keys if key is not None]
 
     def describe(self) -> str:
-        return ", ".join(o.operator.describe() for o in self.operators)
+        operators = [each.operator.describe() for each in self.operators]
+        return ", ".join([*operators, *(each.limiter.describe() for each in self.limiters)])
 
     def rows(self, event: Event) -> EventRows:
         """Return what the arguments see when the rule fires for this event alone.
@@ -79,25 +102,27 @@ class OperatorChain(msgspec.Struct, frozen=True):
         """
         name, expected, buffered = self._select(event)
         rows = [self.needs.row(event, name)] if buffered else []
-        waited = self.last.waited(name, expected) if self.last.WAITS else None
-        return EventRows(self.needs.names, rows, self.operators[-1].key_of(event), [name] * len(rows), waited)
+        waited = self.last.waited(name, expected) if self.last is not None and self.last.WAITS else None
+        key = self.operators[-1].key_of(event) if self.operators else ""
+        return EventRows(self.needs.names, rows, key, [name] * len(rows), waited)
+
+    @property
+    def _selector(self) -> Selector | None:
+        return self.operators[-1].selector if self.operators else None
 
     def _select(self, event: Event) -> Selection:
         """Return the name of an event. Raises Invalid."""
-        selector = self.operators[-1].selector
-        return NOT_NAMED if selector is None else selector.select(event)
+        return NOT_NAMED if self._selector is None else self._selector.select(event)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """Conditions of an event, beside those of `on` and `match`."""
-        selector = self.operators[-1].selector if self.operators else None
-        return () if selector is None else selector.conditions
+        return () if self._selector is None else self._selector.conditions
 
     @property
     def select_cost(self) -> Cost:
         """Cost of the names of one event."""
-        selector = self.operators[-1].selector
-        return NO_COST if selector is None else selector.cost
+        return NO_COST if self._selector is None else self._selector.cost
 
     def match(self, rule: str, label: str, version: int, event: Event, at_ms: int, mark_us: int) -> Match:
         """Return the Match of an event.
@@ -108,16 +133,20 @@ class OperatorChain(msgspec.Struct, frozen=True):
         stages = tuple(KeyedOperator(o.packed, o.key_of(event)) for o in self.operators)
         name, expected, is_buffered = self._select(event)
         row = _packed(self.needs.row(event, name)) if is_buffered else EMPTY_ROW
-        size, depth = self.last.measure(event), chain_depth(event)
-        buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us, name, depth)
-        return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered, expected)
+        size, depth = self.last.measure(event) if self.last is not None else 0, chain_depth(event)
+        keys = {o.limiter.name(): _rendered(o.key, event) for o in self.limiters if o.key} if self.limiters else None
+        buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us, name, depth, keys)
+        limiters = tuple(each.packed for each in self.limiters)
+        return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered, expected, limiters)
 
     def partition_key(self, match: Match) -> bytes:
         """Return the record key of a match.
 
         Events with a common state are in one partition. Events of operators with different keys
-        have only the rule in common.
+        have only the rule in common, and so have the events and outcomes of a rule with limiters.
         """
+        if not self.operators or self.limiters:
+            return limited_key(match.rule)
         keys = {o.operator.key for o in self.operators}
         return f"{match.rule}\0{match.stages[0].key if len(keys) == 1 and self._same_keys else ''}".encode()
 
@@ -125,6 +154,11 @@ class OperatorChain(msgspec.Struct, frozen=True):
     def _same_keys(self) -> bool:
         """False if several operators use their default keys, which differ."""
         return len(self.operators) == 1 or self.operators[0].key is not None
+
+
+def limited_key(rule: str) -> bytes:
+    """Return the key of all records of a rule with limiters."""
+    return f"{rule}\0".encode()
 
 
 def _packed(row: list[Any]) -> bytes:
@@ -153,13 +187,15 @@ def parse_operators(rule: Node, problems: Problems) -> OperatorChain | None:
     found = [(member, rule.value[name]) for name, member in CATALOGUE.members.items() if name in rule.value]
     compiled = [_compiled(member, node, problems) for member, node in found]
     _check_order(rule, [member for member, _ in found], problems)
-    if not found:
+    limiters = [_limiter(member, rule.value[name], problems) for name, member in LIMITERS.items() if name in rule.value]
+    if not found and not limiters:
         return None
     operators = tuple(o for o in compiled if o)
     many = next((member.name() for member, _ in found if member.FIRES_MANY), "")
     selector = operators[-1].selector if operators else None
     names = selector.names if selector is not None else ()
-    return OperatorChain(operators, RequiredFields(many, names, any(member.WAITS for member, _ in found)))
+    needs = RequiredFields(many, names, any(member.WAITS for member, _ in found))
+    return OperatorChain(operators, needs, tuple(o for o in limiters if o))
 
 
 def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problems) -> None:
@@ -175,13 +211,8 @@ def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problem
 
 def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> CompiledOperator | None:
     name = member.name()
-    if not isinstance(node.value, dict):
-        problems.add(node, f"`{name}` is a mapping, not {node.kind()}", f"{name}: {member.EXAMPLE}")
+    if not _has_options(name, node, member.OPTIONS, member.EXAMPLE, problems):
         return None
-    options = ("key", *member.OPTIONS)
-    for option in node.value:
-        if option not in options:
-            problems.add(node.at_key(option), f"`{name}` has no key {option!r}", nearest(option, options))
     template, text = _key(name, node.value.get("key"), problems)
     operator = member.parse(node, text, problems)
     if operator is None:
@@ -189,6 +220,27 @@ def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> Comp
     return CompiledOperator(
         operator, template, msgspec.Raw(encode(operator)), member.selector(node, problems, refer_to_event)
     )
+
+
+def _limiter(member: type[AnyLimiter], node: Node, problems: Problems) -> CompiledLimiter | None:
+    name = member.name()
+    if not _has_options(name, node, member.OPTIONS, member.EXAMPLE, problems):
+        return None
+    template, text = _key(name, node.value.get("key"), problems)
+    limiter = member.parse(node, text, problems)
+    return CompiledLimiter(limiter, template, msgspec.Raw(encode(limiter))) if limiter else None
+
+
+def _has_options(name: str, node: Node, keys: Sequence[str], example: str, problems: Problems) -> bool:
+    """Return True for a mapping; add a problem for each key that it may not have."""
+    if not isinstance(node.value, dict):
+        problems.add(node, f"`{name}` is a mapping, not {node.kind()}", f"{name}: {example}")
+        return False
+    options = ("key", *keys)
+    for option in node.value:
+        if option not in options:
+            problems.add(node.at_key(option), f"`{name}` has no key {option!r}", nearest(option, options))
+    return True
 
 
 def _key(name: str, node: Node | None, problems: Problems) -> tuple[Template | None, str]:

@@ -24,16 +24,28 @@ class OperatorPreview(NamedTuple):
 def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorState | None, bool]]) -> OperatorPreview:
     """Return the preview of a match.
 
-    `states`: of each operator its state, and whether its buffer has the event.
+    `states`: of each operator its state, and whether its buffer has the event; then of the limiters
+    (limits.py), as `all_state_keys` names them.
     """
     steps: list[ExplainStep] = []
     why = ""
     buffered = any(known for _, known in states)
-    for compiled, stage, (state, known) in zip(chain.operators, match.stages, states, strict=True):
+    of_limiters = states[len(chain.operators) + 1 :]
+    for compiled, stage, (state, known) in zip(chain.operators, match.stages, states, strict=False):
         name = compiled.operator.describe()
         finding = compiled.operator.preview(state, match, stage.key, known)
         steps.append(ExplainStep(condition=name, holds=finding.passes, found=finding.found, wanted=finding.wanted))
         if not finding.passes:
             return OperatorPreview(False, f"{name}: {finding.found}", tuple(steps), buffered)
         why = finding.why or why
+    keys = match.event.limit_keys or {}
+    for each, (state, known) in zip(chain.limiters, of_limiters, strict=True):
+        limiter, name = each.limiter, each.limiter.describe()
+        finding = limiter.preview(state, keys.get(limiter.name(), ""), match.at_ms)
+        if known:
+            finding = finding._replace(why=f"it waits already: {finding.found}")
+        steps.append(ExplainStep(condition=name, holds=finding.passes, found=finding.found, wanted=finding.wanted))
+        if not finding.passes:
+            return OperatorPreview(False, f"{name}: {finding.found}", tuple(steps), buffered)
+        why = "; ".join(filter(None, (why, finding.why)))
     return OperatorPreview(True, why, tuple(steps), buffered)

@@ -1,7 +1,8 @@
 """Records of `oncue.matches`: matches of stateful rules, ticks, retries.
 
     engine ──Match──►┐
-    runner ──Tick ──►├── oncue.matches ──► fold (fold.py) ──► ClosedWindow ──► tasks
+    engine ─TaskEnd─►├── oncue.matches ──► fold (limits.py) ──► ClosedWindow ──► tasks
+    runner ──Tick ──►┤
     `oncue dead retry` of a batch ──ClosedWindow──►┘
 
 A Match is self-contained. It carries the operators by value, so that a record that is read again
@@ -35,6 +36,7 @@ class BufferedEvent(Stored, frozen=True):
     mark_us: int = 0  # when its cause happened
     name: str = ""  # under which the operator waits for it (Operator.selector)
     depth: int = 0  # in a chain of events that caused one another
+    limit_keys: dict[str, str] | None = None  # limiter -> key of its firing there; None: the rule had no limiter
 
 
 class Match(Stored, tag="match", frozen=True):
@@ -49,17 +51,41 @@ class Match(Stored, tag="match", frozen=True):
     needs: tuple[str, ...]  # names of the values in the row: "data.path | stem" ...
     event: BufferedEvent
     expected: tuple[str, ...] = ()  # names of events that the operator is to wait for
+    limiters: tuple[msgspec.Raw, ...] = ()  # limiters.catalog decodes them
+
+
+class RuleLimits(Stored, frozen=True):
+    """Limiters of a rule in a version of its deployment."""
+
+    rule: str
+    label: str
+    version: int
+    limiters: tuple[bytes, ...]
 
 
 class Tick(Stored, tag="tick", frozen=True):
     """The time in a partition; due windows close.
 
     `retired`: (rule, operator_id) of operators that no rule has any more. Their windows close too.
+    A limiter's id is its name.
     """
 
     v: int
     at_ms: int
     retired: tuple[tuple[str, str], ...] = ()
+    limits: tuple[RuleLimits, ...] = ()  # in force, of rules with firings that wait
+
+
+class TaskEnd(Stored, tag="task_end", frozen=True):
+    """A task of a rule with limiters has its outcome, or a firing has made none."""
+
+    v: int
+    rule: str
+    firing: bytes  # the beginning of its tasks' ids
+    index: int  # of the task
+    of: int  # tasks of the firing
+    status: int  # of the task: OK, ERROR ...
+    at_ms: int
 
 
 class Waited(Stored, frozen=True):
@@ -93,8 +119,10 @@ class ClosedWindow(Stored, tag="closed", frozen=True):
     why: str  # first, count, bytes, wait, full, changed
     events: tuple[BufferedEvent, ...]
     waited: Waited | None = None  # None: the operator waits for no certain events
+    limited: bool = False  # it counts as running, until its tasks have their outcomes
+    refused: str = ""  # why a limiter did not let it wait
 
 
-MatchesRecord = Match | Tick | ClosedWindow
+MatchesRecord = Match | Tick | TaskEnd | ClosedWindow
 
 build_decoders(globals())

@@ -107,7 +107,7 @@ def _never_overdue(rule: Rule, steps: Mapping[str, Rule]) -> Iterator[_Warning]:
     """Yield the rules of `overdue` that have no deadline."""
     for name in rules_overdue(rule.on):
         operators = steps[name].operators if name in steps else None
-        if name in steps and not (operators and operators.last.WAITS):
+        if name in steps and not (operators and operators.last and operators.last.WAITS):
             yield name, f"the rule {name} is never overdue: it waits for no events", "`join` has a `deadline`"
 
 

@@ -19,12 +19,14 @@ from oncue.functions.body import Packed
 from oncue.functions.shell.pack import pack_shell
 from oncue.protocol.records import StoredRetryPolicy
 from oncue.quantities import Rate
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.chain import OperatorChain, parse_operators
 from oncue.rules.operators.event_rows import refer_to_event
+from oncue.rules.operators.options import duration
 from oncue.rules.parsing.condition_parser import check_possible, parse_match
 from oncue.rules.parsing.function_keys import (
     FunctionProperties,
@@ -41,7 +43,8 @@ from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
 
 Kinds = Mapping[str, type[msgspec.Struct]]
-FILE_KEYS, TEST_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("event", "events", "expect"), ("fires", "args", "dead")
+FILE_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("fires", "args", "dead")
+TEST_KEYS = ("event", "events", "takes", "expect")
 RULE_KEYS = (
     *("name", "description", "on", "match", "when", "run"),
     *("retry", "timeout", "affinity", "expires", "limits", "enabled", "tests"),
@@ -64,6 +67,7 @@ class RuleTest(msgspec.Struct, frozen=True):
         tuple[int, Any], ...
     ] = ()  # (at_ms, event): several, on a virtual clock; then `args` has one entry a firing
     dead: str = ""  # a text in the reason of a dead letter; "": there is none
+    takes_ms: int = 0  # from a firing to the outcomes of its tasks
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -251,7 +255,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     if not is_mapping(node, "a rule", problems):
         return None
     before, problems.conditions = len(problems.found), 0
-    check_keys(node, (*RULE_KEYS, *CATALOGUE.members), "a rule", problems)
+    check_keys(node, (*RULE_KEYS, *CATALOGUE.members, *LIMITERS), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
     on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
     conditions = names.parse_on(on, problems) if on else []
@@ -332,4 +336,6 @@ def _test(node: Node, problems: Problems) -> RuleTest | None:
     dead = typed(expect.value.get("dead"), str, "dead", "", problems)
     args = expect.value.get("args")
     plain = event.plain() if event else None
-    return RuleTest(plain, fires(expect, problems), args.plain() if args else None, node.line, events, dead)
+    takes_ms = duration(node.value.get("takes"), "takes", problems)
+    expected = args.plain() if args else None
+    return RuleTest(plain, fires(expect, problems), expected, node.line, events, dead, takes_ms)

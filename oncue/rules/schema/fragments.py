@@ -12,6 +12,8 @@ from typing import Any
 from oncue.protocol.records import NAME_CHARS
 from oncue.protocol.retry_policy import RETRY_WORDS
 from oncue.protocol.stated_options import RESOURCES
+from oncue.rules.limiters.base import FULL
+from oncue.rules.limiters.running import OVERLAPS
 from oncue.rules.operators.join import ENDS as JOIN_ENDS
 from oncue.rules.outcomes.outcome_event import STATES
 
@@ -114,6 +116,7 @@ TEST: Mapping[str, Schema] = {
         "minItems": 1,
         "description": "Several events on a virtual clock",
     },
+    "takes": duration("Time from a firing to the outcomes of its tasks"),
     "expect": {"$ref": "#/$defs/expect"},
 }
 TIMED: Mapping[str, Schema] = {
@@ -131,7 +134,7 @@ DONE: Mapping[str, Schema] = {
         {"anyOf": [{"enum": [*STATES]}, {"enum": ["ok", "error", "timeout", "canceled"]}]}, "States of the outcome"
     ),
 }
-#: Options of operators, by operator.option or option.
+#: Options of operators and limiters, by operator.option or option.
 OPERATORS: Mapping[str, Schema] = {
     "key": text('Events with equal keys are decided together: "${data.scan}"'),
     "ttl": duration("It is forgotten after this time"),
@@ -153,4 +156,8 @@ OPERATORS: Mapping[str, Schema] = {
     "by": text('Name of an event: "${data.detector}"'),
     "deadline": duration("It ends so long after its first event"),
     "then": {"enum": [*JOIN_ENDS], "description": "At the deadline, if some are missing"},
+    "running": whole("Firings that run at once"),
+    "overlap": {"enum": [*OVERLAPS], "description": "The others wait, are skipped, or only the newest waits"},
+    "queue": whole("Firings that may wait"),
+    "full": {"enum": [*FULL], "description": "One that finds a full queue is a dead letter, or is dropped"},
 }

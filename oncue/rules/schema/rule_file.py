@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from oncue.rules.limiters.base import AnyLimiter
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.condition_parser import OPERATORS
@@ -34,6 +36,7 @@ def schema_text(kinds: Mapping[str, type[msgspec.Struct]]) -> bytes:
 def rule_file_schema(kinds: Mapping[str, type[msgspec.Struct]]) -> Schema:
     """Return the schema. `kinds`: trigger kind -> option Struct."""
     triggers, components = _triggers(kinds)
+    members: dict[str, type[AnyOperator | AnyLimiter]] = {**CATALOGUE.members, **LIMITERS}
     parts: dict[str, Schema] = {
         "rule": _mapping(fragments.RULE, RULE_KEYS, ("name", "on", "run")),
         "run": _mapping(fragments.RUN, RUN_KEYS),
@@ -46,9 +49,9 @@ def rule_file_schema(kinds: Mapping[str, type[msgspec.Struct]]) -> Schema:
         "trigger": triggers,
         "variable": VARIABLE,
         **_conditions(),
-        **{name: _operator(member) for name, member in CATALOGUE.members.items()},
+        **{name: _operator(member) for name, member in members.items()},
     }
-    parts["rule"]["properties"] |= {name: {"$ref": f"#/$defs/{name}"} for name in CATALOGUE.members}
+    parts["rule"]["properties"] |= {name: {"$ref": f"#/$defs/{name}"} for name in members}
     root = {
         "triggers": {"type": "array", "items": {"$ref": "#/$defs/trigger"}},
         "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
@@ -67,7 +70,7 @@ def _mapping(types: Mapping[str, Schema], keys: Collection[str], required: Colle
     return found | ({"required": [*required]} if required else {})
 
 
-def _operator(member: type[AnyOperator]) -> Schema:
+def _operator(member: type[AnyOperator | AnyLimiter]) -> Schema:
     known, name = fragments.OPERATORS, member.name()
     keys = ("key", *member.OPTIONS)
     types = {key: known.get(f"{name}.{key}", known.get(key, {})) for key in keys}

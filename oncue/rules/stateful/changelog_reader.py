@@ -17,7 +17,7 @@ from oncue.protocol.topics import WINDOWS
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview, preview
 from oncue.rules.stateful.changelog_states import states_in, wanted_keys
-from oncue.rules.stateful.fold import state_keys
+from oncue.rules.stateful.limits import all_state_keys
 from oncue.rules.stateful.pending_changes import event_key
 
 READ_S = 5.0
@@ -36,7 +36,7 @@ class ChangelogReader:
         if operators is None:
             return OperatorPreview(True, "", ())
         match = operators.match(rule.name, "", 0, event, now_ms(), 0)
-        wheres = state_keys(match)
+        wheres = all_state_keys(match)
         key = event_key(event.source, event.id)
         part = partition_of(operators.partition_key(match), self._partitions)
         try:

@@ -18,18 +18,20 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 from oncue.errors import Undecodable
 from oncue.log.base import Record, RecordBatch
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Stored
+from oncue.rules.limiters.base import LimiterState
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent
 from oncue.rules.stateful.fold import AHEAD_MS, MARGIN_MS, StateKey, by_clock
 from oncue.rules.stateful.pending_changes import PendingChanges
-from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
+from oncue.rules.stateful.record_group import MOST_QUEUES, Progress, Queue, RecordGroup, WindowSummary
 
 Key = tuple[str, ...]
 Change = tuple[Key, bytes]  # empty: the key is deleted
@@ -60,6 +62,7 @@ class ChangelogStates:
         self._open: set[StateKey] = set()  # states with buffered events
         self._due_ms: dict[StateKey, int] = {}  # of states that wait for a tick
         self._items: dict[StateKey, set[bytes]] = {}
+        self._queues: dict[StateKey, list[tuple[int, bytes]]] = {}  # buffers that are taken from: by place
         self._due: list[tuple[int, StateKey]] = []  # heaps; outdated entries are skipped
         self._forget: list[tuple[int, StateKey]] = []
         for key, value in list(self._data.items()):
@@ -88,6 +91,8 @@ class ChangelogStates:
             self._index_state(StateKey(*parts), _state(value))
         elif kind == ITEM:
             where = StateKey(*parts[:3])
+            if (queue := self._queues.get(where)) is not None:
+                self._requeue(queue, key, bool(value))
             if value:
                 self._items.setdefault(where, set()).add(key)
             elif where in self._items:
@@ -103,6 +108,7 @@ class ChangelogStates:
     def _index_state(self, where: StateKey, state: OperatorState | None) -> None:
         if state is None or not state.buffered():
             self._open.discard(where)
+            self._queues.pop(where, None)
             if not self._items.get(where):
                 self._items.pop(where, None)
         else:
@@ -153,6 +159,23 @@ class ChangelogStates:
         found = [decode(BufferedEvent, self._data[key]) for key in self._items.get(where, ())]
         return sorted(found, key=lambda event: event.place)
 
+    def oldest(self, where: StateKey, after: int) -> BufferedEvent | None:
+        """Return the oldest buffered event behind so many."""
+        queue = self._queues.get(where)
+        if queue is None:
+            queue = self._queues[where] = sorted(self._place(key) for key in self._items.get(where, ()))
+        return decode(BufferedEvent, self._data[queue[after][1]]) if len(queue) > after else None
+
+    def _requeue(self, queue: list[tuple[int, bytes]], key: bytes, present: bool) -> None:
+        """Add a buffered event to a queue, or remove it: it is the first."""
+        if present:
+            insort(queue, self._place(key))
+        elif (at := next((n for n, (_, other) in enumerate(queue) if other == key), None)) is not None:
+            del queue[at]
+
+    def _place(self, key: bytes) -> tuple[int, bytes]:
+        return decode(BufferedEvent, self._data[key]).place, key
+
     def item_keys(self, where: StateKey) -> Iterator[Key]:
         return (decode(Key, key) for key in self._items.get(where, ()))
 
@@ -178,6 +201,12 @@ class ChangelogStates:
     def open(self, rule: str, spec: str, before: int, most: int) -> list[StateKey]:
         found = sorted(where for where in self._open if where[:2] == (rule, spec))
         return [w for w in found if (s := self.state(w)) is not None and s.applied < before][:most]
+
+    def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return the first queues of a rule's limiters."""
+        wheres = [sorted(w for w in self._open if w[:2] == (rule, name))[:MOST_QUEUES] for name in limiters]
+        states = [(where, self.state(where)) for part in wheres for where in part]
+        return [(where, state) for where, state in states if isinstance(state, LimiterState)]
 
     def open_windows(self) -> Iterable[StateKey]:
         return self._open
@@ -234,6 +263,9 @@ class ChangelogChanges(PendingChanges):
     def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
         return self._table.buffered(where)
 
+    def stored_oldest(self, where: StateKey, after: int) -> BufferedEvent | None:
+        return self._table.oldest(where, after)
+
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         return self._table.due(at_ms, before, most)
 
@@ -245,6 +277,8 @@ class ChangelogChanges(PendingChanges):
         for where in self.released:
             again = self.fresh.get(where, {})
             yield from ((key, b"") for key in self._table.item_keys(where) if key[-1] not in again)
+        for where, taken in self.taken.items():
+            yield from (((ITEM, *where, event), b"") for event in taken)
         for where, events in self.fresh.items():
             yield from (((ITEM, *where, event), encode(buffered_event)) for event, buffered_event in events.items())
         yield from (((STATE, *where), encode(state)) for where, state in self.changed.items())

@@ -28,11 +28,11 @@ from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules
 from oncue.rules.evaluation.judge import RuleJudge
 from oncue.rules.operators.preview import OperatorPreview, preview
-from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.fold import state_keys
-from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
+from oncue.rules.stateful.firing import Firer, in_force, limits_in_force, retired
+from oncue.rules.stateful.limits import all_state_keys
+from oncue.rules.stateful.record_group import Queue, RecordGroup, WindowSummary
 from oncue.rules.stateful.sqlite_states import FORGET_ROWS, SqliteStates
-from oncue.rules.stateful.timers import Retired, Timers
+from oncue.rules.stateful.timers import Limits, Retired, Timers
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "windows"
@@ -159,16 +159,16 @@ class EmbeddedRunner:
         It has a due window, or an open window of a removed operator.
         """
         now_ms = self._clock_ms()
-        await self._timers.append(
-            self._log, now_ms, await self._retired() if self._timers.rules_changed.is_set() else {}
-        )
+        retired, limits = await self._changed() if self._timers.rules_changed.is_set() else ({}, {})
+        await self._timers.append(self._log, now_ms, retired, limits)
 
-    async def _retired(self) -> Retired:
+    async def _changed(self) -> tuple[Retired, Limits]:
         self._timers.rules_changed.clear()
         if self._before_batch is not None:
             await self._before_batch()
         assert self._store is not None
-        return retired(self._active_rules(), await self._call(self._store.open_specs))
+        specs = await self._call(self._store.open_specs)
+        return retired(self._active_rules(), specs), limits_in_force(self._active_rules(), specs)
 
     async def step(self, batches: Sequence[RecordBatch]) -> None:
         """Fold the batches, commit the firings, then store the states."""
@@ -207,10 +207,15 @@ class EmbeddedRunner:
             return OperatorPreview(True, "", ())
         match = operators.match(rule.name, "", 0, event, self._clock_ms(), 0)
         part = partition_of(operators.partition_key(match), self._partitions)
-        found = await self._call(store.states_of, part, state_keys(match), event.source, event.id)
+        found = await self._call(store.states_of, part, all_state_keys(match), event.source, event.id)
         return preview(operators, match, found)
 
     async def summary(self) -> dict[str, WindowSummary]:
         """Return rule -> summary, of rules with open windows."""
         store = self._store
         return {} if store is None else await self._call(store.summary)
+
+    async def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return the first firings that wait, of a rule's limiters."""
+        store = self._store
+        return [] if store is None else await self._call(store.queues, rule, limiters)

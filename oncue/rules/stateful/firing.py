@@ -13,20 +13,23 @@ import msgspec
 
 from oncue.clocks.process import now_us
 from oncue.ids import event_digest, window_task_ids
-from oncue.log.base import Append
+from oncue.log.base import Append, Record
 from oncue.protocol.codec import encode
-from oncue.protocol.records import EVENT_BYTES, VERSION, DeadLetter, Deployment
+from oncue.protocol.records import EVENT_BYTES, REFUSED, VERSION, DeadLetter, Deployment
 from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.loop_turn import LoopTurn
+from oncue.rules.operators.chain import limited_key
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.overdue import not_fired, overdue_event, overdue_record
-from oncue.rules.operators.records import DEAD, DROP, ClosedWindow
+from oncue.rules.operators.records import DEAD, DROP, ClosedWindow, RuleLimits, TaskEnd
 from oncue.rules.rule_cost import INLINE_S, window_s
 from oncue.rules.stateful.fold import window_id_seed
+from oncue.rules.stateful.limits import firing_id
 from oncue.rules.stateful.record_group import RecordGroup
 from oncue.rules.task_frames import EndpointDirectory, MadeTask, RuleError, TaskFrames
 
@@ -67,14 +70,19 @@ class Firer:
         self._judge, self._shares = judge, OwnerShares()
         # The last older deployment used: (label, version), its rules.
         self._old: tuple[tuple[str, int], ActiveRules] = (("", 0), ActiveRules())
+        self._unstarted: list[TaskEnd] = []  # of the group: firings that limiters count, without a task that does
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
     async def fire(self, group: RecordGroup) -> FiringResult:
         frames = TaskFrames(self._directory, now_us())
+        self._unstarted = []
         counted = await self._fire_windows(group, frames)
         if self._offload is not None:
             await frames.offload(self._offload)
-        return FiringResult(frames.appends(), counted, len(frames.dead), frames.empty)
+        appends = frames.appends()
+        if self._unstarted:
+            appends.append(Append(MATCHES, [Record(encode(end), limited_key(end.rule)) for end in self._unstarted]))
+        return FiringResult(appends, counted, len(frames.dead), frames.empty)
 
     async def _fire_windows(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
         counted: list[Counted] = []
@@ -97,9 +105,11 @@ class Firer:
             try:
                 counted.append(Counted(entry, await self._fire_window(entry, closed, frames)))
             except RuleError as e:
+                self._free(closed)
                 counted.append(Counted(entry, 0, e.reason, dead=True))
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, e, frames.now_us))
             except Exception as e:
+                self._free(closed)
                 counted.append(Counted(entry, 0, f"{type(e).__name__}: {e}", dead=True))
                 error = RuleError("window", f"{type(e).__name__}: {e}")
                 frames.dead.append(_letter(closed, entry, batch.partition, offset, error, frames.now_us))
@@ -114,6 +124,9 @@ class Firer:
         if closed.waited is not None and closed.waited.end == DEAD:
             remedy = "`oncue dead retry N` (N: this letter's number) runs the rule with the events that came"
             raise RuleError("window", not_fired(closed), remedy if closed.events else "")
+        if closed.refused:
+            remedy = "wait until fewer wait, or raise `queue`, then `oncue dead retry N` (N: this letter's number)"
+            raise RuleError("limit", closed.refused, remedy)
         if entry is None:
             raise RuleError(
                 "window", f"there is no rule {closed.rule!r} any more", "deploy it again, then `oncue dead retry N`"
@@ -131,7 +144,14 @@ class Firer:
         task_ids = window_task_ids(window_id_seed(closed), closed.opened_ms, len(ready))
         first, last = closed.events[0], closed.events[-1]
         frames.add(entry, ready, task_ids, (first.source, first.id), last.mark_us, _members(closed))
+        if not ready or not entry.actions[0].call.firing_tasks:
+            self._free(closed)
         return len(ready)
+
+    def _free(self, closed: ClosedWindow) -> None:
+        """Let the limiters know of a firing without tasks that have an outcome for them."""
+        if closed.limited:
+            self._unstarted.append(TaskEnd(VERSION, closed.rule, firing_id(closed), 0, 1, REFUSED, now_us() // 1000))
 
     async def _made(self, judge: RuleJudge, entry: ActiveRule, closed: ClosedWindow) -> Sequence[MadeTask]:
         """Return tasks that an evaluator made. Raises RuleError."""
@@ -245,3 +265,17 @@ def retired(active_rules: ActiveRules, specs: Iterable[tuple[int, str, str]]) ->
         if not in_force(active_rules, rule, spec):
             found.setdefault(part, []).append((rule, spec))
     return found
+
+
+def limits_in_force(active_rules: ActiveRules, specs: Iterable[tuple[int, str, str]]) -> dict[int, list[RuleLimits]]:
+    """Return the limiters in force of rules with firings that wait, by partition."""
+    found: dict[int, dict[str, RuleLimits]] = {}
+    for part, rule, spec in specs:
+        entry = active_rules.entries.get(rule)
+        if entry is None or entry.rule.operators is None or spec not in LIMITERS:
+            continue
+        packed = tuple(bytes(each.packed) for each in entry.rule.operators.limiters)
+        if packed:
+            limits = RuleLimits(rule, entry.deployment.label, entry.deployment.version, packed)
+            found.setdefault(part, {})[rule] = limits
+    return {part: list(rules.values()) for part, rules in found.items()}

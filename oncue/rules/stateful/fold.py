@@ -3,7 +3,8 @@
     (states, record of `oncue.matches`) -> (states, closed windows)
 
 An event goes through the rule's operators in their order (operators/base.py). The rule fires for
-what the last operator passes on or releases from its buffer.
+what the last operator passes on or releases from its buffer. Firings go through the rule's limiters
+(limits.py), whose fold calls this one.
 
 Contract of a runner (embedded_runner.py with states in SQLite, kafka_runner.py with states in
 `oncue.windows`):
@@ -34,7 +35,16 @@ import msgspec
 from oncue.protocol.records import VERSION
 from oncue.rules.operators.base import BUFFER, DISCARD, Close, DropBefore, Fire, OperatorState, Step
 from oncue.rules.operators.catalog import resolve
-from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick, Waited
+from oncue.rules.operators.records import (
+    DROP,
+    BufferedEvent,
+    ClosedWindow,
+    Match,
+    MatchesRecord,
+    TaskEnd,
+    Tick,
+    Waited,
+)
 
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
 AHEAD_MS = 60_000  # a time of another process that is more ahead is of a wrong clock
@@ -70,6 +80,10 @@ class States(Protocol):
         """Empty the buffer; return its events in the order of their places."""
         ...
 
+    def take(self, where: StateKey) -> BufferedEvent | None:
+        """Remove the oldest event from the buffer, and return it."""
+        ...
+
     def drop(self, where: StateKey, before: int) -> None:
         """Remove the events with a place before this one from the buffer."""
         ...
@@ -98,6 +112,8 @@ def fold(states: States, record: MatchesRecord, partition: int, offset: int) -> 
             return _fold_tick(states, record, partition, offset)
         case ClosedWindow():
             return [record]
+        case TaskEnd():
+            return []
 
 
 def by_clock(state: OperatorState, now_ms: int) -> OperatorState | None:

@@ -32,9 +32,9 @@ from oncue.protocol.topics import MATCHES, WINDOWS
 from oncue.rules.active_rules import ActiveRules
 from oncue.rules.evaluation.judge import RuleJudge
 from oncue.rules.stateful.changelog_states import CLAIM, TOPIC, ChangelogStates, PartitionClaim, records
-from oncue.rules.stateful.firing import Firer, in_force, retired
-from oncue.rules.stateful.record_group import RecordGroup, WindowSummary
-from oncue.rules.stateful.timers import Timers
+from oncue.rules.stateful.firing import Firer, in_force, limits_in_force, retired
+from oncue.rules.stateful.record_group import Queue, RecordGroup, WindowSummary
+from oncue.rules.stateful.timers import Limits, Retired, Timers
 from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "stream"
@@ -331,14 +331,15 @@ class KafkaRunner:
 
     async def tick(self) -> None:
         now_ms = self._clock_ms()
-        removed = {}
+        removed: Retired = {}
+        limits: Limits = {}
         if self._timers.rules_changed.is_set():
             self._timers.rules_changed.clear()
             if self._before_batch is not None:
                 await self._before_batch()
             specs = [(p.number, *spec) for p in self.parts.values() if p.ready for spec in p.table.open_specs()]
-            removed = retired(self._active_rules(), specs)
-        await self._timers.append(self._log, now_ms, removed)
+            removed, limits = retired(self._active_rules(), specs), limits_in_force(self._active_rules(), specs)
+        await self._timers.append(self._log, now_ms, removed, limits)
 
     # ------------------------------------------------------------ queries
 
@@ -351,6 +352,10 @@ class KafkaRunner:
                 due_ms = min(filter(None, (one.due_ms, more.due_ms)), default=0)
                 found[rule] = WindowSummary(one.windows + more.windows, one.events + more.events, due_ms)
         return found
+
+    def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return the first firings that wait in the assigned partitions."""
+        return [queue for part in self.parts.values() for queue in part.table.queues(rule, limiters)]
 
     async def close(self) -> None:
         await self.release(set(self.parts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import takewhile
 
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.records import BufferedEvent
@@ -21,6 +22,7 @@ class PendingChanges(ABC):
     def __init__(self) -> None:
         self.changed: dict[StateKey, OperatorState] = {}
         self.released: set[StateKey] = set()  # their stored events are to be deleted
+        self.taken: dict[StateKey, dict[str, None]] = {}  # oldest stored events that are to be deleted
         self.fresh: dict[StateKey, dict[str, BufferedEvent]] = {}  # event_key -> event to be stored
         self._suppressed: dict[str, int] = {}
 
@@ -36,6 +38,10 @@ class PendingChanges(ABC):
     @abstractmethod
     def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
         """Return the stored buffer in the order of places."""
+
+    @abstractmethod
+    def stored_oldest(self, where: StateKey, after: int) -> BufferedEvent | None:
+        """Return the oldest event of the stored buffer behind so many."""
 
     @abstractmethod
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
@@ -66,7 +72,9 @@ class PendingChanges(ABC):
         event = event_key(source, id)
         if event in self.fresh.get(where, ()):
             return True
-        return where not in self.released and self.stored_event(where, event)
+        if where in self.released or event in self.taken.get(where, ()):
+            return False
+        return self.stored_event(where, event)
 
     def buffer(self, where: StateKey, event: BufferedEvent) -> None:
         self.fresh.setdefault(where, {})[event_key(event.source, event.id)] = event
@@ -74,9 +82,21 @@ class PendingChanges(ABC):
     def release(self, where: StateKey) -> list[BufferedEvent]:
         found: list[BufferedEvent] = []
         if where not in self.released:
-            found = self.stored_buffer(where)
+            found = self.stored_buffer(where)[len(self.taken.pop(where, ())) :]
             self.released.add(where)
         return found + sorted(self.fresh.pop(where, {}).values(), key=lambda event: event.place)
+
+    def take(self, where: StateKey) -> BufferedEvent | None:
+        taken = self.taken.setdefault(where, {})
+        oldest = None if where in self.released else self.stored_oldest(where, len(taken))
+        if oldest is not None:
+            taken[event_key(oldest.source, oldest.id)] = None
+            return oldest
+        fresh = self.fresh.get(where)
+        if not fresh:
+            return None
+        place = next(iter(fresh.values())).place
+        return fresh.pop(min(key for key, _ in takewhile(lambda item: item[1].place == place, fresh.items())))
 
     def drop(self, where: StateKey, before: int) -> None:
         for event in self.release(where):

@@ -9,8 +9,10 @@ from typing import NamedTuple
 from oncue.errors import OncueError
 from oncue.log.base import Record, RecordBatch
 from oncue.protocol.codec import decode
+from oncue.rules.limiters.base import LimiterState
 from oncue.rules.operators.records import ClosedWindow, Match, MatchesRecord, Tick
-from oncue.rules.stateful.fold import check_operators, fold
+from oncue.rules.stateful.fold import StateKey, check_operators
+from oncue.rules.stateful.limits import check_limiters, fold_record
 from oncue.rules.stateful.pending_changes import PendingChanges
 
 
@@ -27,6 +29,10 @@ class WindowSummary(NamedTuple):
     windows: int
     events: int
     due_ms: int  # when the next window closes by time; 0: none does
+
+
+Queue = tuple[StateKey, LimiterState]  # firings of a key that wait for a limiter
+MOST_QUEUES = 20  # that are shown of a limiter
 
 
 class BadRecord(NamedTuple):
@@ -66,7 +72,7 @@ class RecordGroup:
             prefetch([content for _, _, content in found if isinstance(content, Match)])
         for offset, record, content in found:
             try:
-                fired = fold(states, content, batch.partition, offset)
+                fired = fold_record(states, content, batch.partition, offset)
             except sqlite3.Error:
                 raise
             except Exception as e:
@@ -93,6 +99,8 @@ class RecordGroup:
                 )
                 if isinstance(content, Match):
                     check_operators(content)
+                    if content.limiters:
+                        check_limiters(content)
                 found.append((offset, record, content))
             except OncueError as e:
                 self.bad.append(BadRecord(batch, offset, record, e.message))

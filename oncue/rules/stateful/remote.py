@@ -11,7 +11,7 @@ from oncue.protocol.topics import MATCHES
 from oncue.rules.active_rules import ActiveRule
 from oncue.rules.operators.preview import OperatorPreview
 from oncue.rules.stateful.changelog_reader import ChangelogReader
-from oncue.rules.stateful.record_group import WindowSummary
+from oncue.rules.stateful.record_group import Queue, WindowSummary
 from oncue.rules.stateful.worker_reports import StreamWorkers
 
 
@@ -50,6 +50,10 @@ class RemoteRules:
 
     async def summary(self) -> dict[str, WindowSummary]:
         return self.workers.summary()
+
+    async def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return nothing: the workers do not report single keys."""
+        return []
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """Return the preview by the states that the workers stored.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from oncue.errors import LogError, OncueError, Undecodable
@@ -24,7 +25,7 @@ from oncue.rules.stateful.changelog_reader import ChangelogReader
 from oncue.rules.stateful.changelog_states import ChangelogStates
 from oncue.rules.stateful.handover import mark_for_servers, read_states
 from oncue.rules.stateful.kafka_runner import KafkaRunner, PartitionFence
-from oncue.rules.stateful.record_group import WindowSummary
+from oncue.rules.stateful.record_group import Queue, WindowSummary
 from oncue.rules.stateful.remote import expired_matches
 from oncue.rules.task_frames import EndpointDirectory
 
@@ -146,6 +147,10 @@ class ServerRunner:
     async def summary(self) -> dict[str, WindowSummary]:
         """Return rule -> summary; empty while another server runs the rules."""
         return self._runner.summary()
+
+    async def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return the first firings that wait; none while another server runs the rules."""
+        return self._runner.queues(rule, limiters)
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview:
         """Return the preview by stored states, whichever server runs the rules.

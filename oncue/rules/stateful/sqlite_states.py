@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from hashlib import blake2b
+from itertools import product
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,13 +27,15 @@ from oncue.errors import LogError, OncueError, Undecodable
 from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
 from oncue.protocol.codec import decode, encode
+from oncue.rules.limiters.base import LimiterState
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent, Match
 from oncue.rules.stateful.changelog_states import ITEM, STATE, Change
-from oncue.rules.stateful.fold import AHEAD_MS, MARGIN_MS, StateKey, by_clock, state_keys
+from oncue.rules.stateful.fold import AHEAD_MS, MARGIN_MS, StateKey, by_clock
+from oncue.rules.stateful.limits import all_state_keys
 from oncue.rules.stateful.pending_changes import PendingChanges, event_key
-from oncue.rules.stateful.record_group import Progress, RecordGroup, WindowSummary
+from oncue.rules.stateful.record_group import MOST_QUEUES, Progress, Queue, RecordGroup, WindowSummary
 
 APPLICATION_ID = 0x6F6E6377  # "oncw"
 SCHEMA = 2
@@ -63,6 +66,9 @@ DUE = """SELECT due_ms, rule, spec, key FROM state
  ORDER BY due_ms, rule, spec, key LIMIT ?"""
 OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ?
  ORDER BY key LIMIT ?"""
+OLDEST = "SELECT held FROM item WHERE id = ? ORDER BY place, event LIMIT 1 OFFSET ?"
+QUEUES = """SELECT key, state FROM state INDEXED BY state_open
+ WHERE part = ? AND rule = ? AND spec = ? AND held > 0 ORDER BY key LIMIT ?"""
 LATER = "SELECT rule, spec, key, state FROM state WHERE part = ? AND max(due_ms, forget_ms) > ?"
 NEXT_DUE = "SELECT min(due_ms) FROM state WHERE part = ? AND due_ms > 0"
 FORGET = """DELETE FROM state WHERE id IN
@@ -252,6 +258,16 @@ class SqliteStates:
         return {rule: WindowSummary(*rest) for rule, *rest in rows}
 
     @_explained
+    def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]:
+        """Return the first queues of a rule's limiters."""
+        found: list[Queue] = []
+        for part, name in product(self.parts, limiters):
+            rows = self._db.execute(QUEUES, (part, rule, name, MOST_QUEUES)).fetchall()
+            states = [(StateKey(rule, name, key), CATALOGUE.decode_state(raw)) for key, raw in rows]
+            found += [(where, state) for where, state in states if isinstance(state, LimiterState)]
+        return found
+
+    @_explained
     def states_of(
         self, part: int, wheres: Sequence[StateKey], source: str, id: str
     ) -> list[tuple[OperatorState | None, bool]]:
@@ -280,7 +296,7 @@ class SqliteChanges(PendingChanges):
         wheres: dict[StateKey, None] = {}
         events: dict[tuple[str, str], None] = {}
         for match in matches:
-            for where in state_keys(match):
+            for where in all_state_keys(match):
                 wheres[where] = None
                 events[self._id(where), event_key(match.event.source, match.event.id)] = None
         new = {self._id(w): w for w in wheres if w not in self._read}
@@ -308,8 +324,12 @@ class SqliteChanges(PendingChanges):
         return self._known[pair]
 
     def stored_buffer(self, where: StateKey) -> list[BufferedEvent]:
-        rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place", (self._id(where),))
+        rows = self._db.execute("SELECT held FROM item WHERE id = ? ORDER BY place, event", (self._id(where),))
         return [decode(BufferedEvent, row[0]) for row in rows]
+
+    def stored_oldest(self, where: StateKey, after: int) -> BufferedEvent | None:
+        row = self._db.execute(OLDEST, (self._id(where), after)).fetchone()
+        return decode(BufferedEvent, row[0]) if row else None
 
     def stored_due(self, at_ms: int, before: int, most: int) -> list[tuple[int, StateKey]]:
         rows = self._db.execute(DUE, (self._part, at_ms, before, most))
@@ -325,6 +345,8 @@ class SqliteChanges(PendingChanges):
         """Write the changes in the open transaction."""
         released = [(self._id(where),) for where in self.released]
         self._db.executemany("DELETE FROM item WHERE id = ?", released)
+        taken = [(self._id(where), event) for where, events in self.taken.items() for event in events]
+        self._db.executemany("DELETE FROM item WHERE id = ? AND event = ?", taken)
         self._db.executemany("INSERT OR REPLACE INTO item VALUES (?,?,?,?)", self._items())
         self._db.executemany(PUT, (self._row(where, state) for where, state in self.changed.items()))
 

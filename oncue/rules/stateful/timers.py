@@ -1,7 +1,7 @@
 """Timers: schedule Tick records.
 
 A Tick is appended to a partition of `oncue.matches` when a window is due, or when its operator was
-removed from the rule.
+removed from the rule, or when the limiters of a rule with firings that wait may have changed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from oncue.log.base import Log, Record
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
 from oncue.protocol.topics import MATCHES
-from oncue.rules.operators.records import Tick
+from oncue.rules.operators.records import RuleLimits, Tick
 
 # partition -> (rule, operator_id) of removed operators
 Retired = Mapping[int, Sequence[tuple[str, str]]]
+
+# partition -> limiters in force of rules with firings that wait
+Limits = Mapping[int, Sequence[RuleLimits]]
 
 
 class Timers:
@@ -46,13 +49,14 @@ class Timers:
         due = [at for part, at in self.due_ms.items() if at and part not in self._under_way]
         return max(0.0, (min(due) - now_ms) / 1000) if due else None
 
-    async def append(self, log: Log, now_ms: int, retired: Retired) -> None:
+    async def append(self, log: Log, now_ms: int, retired: Retired, limits: Limits) -> None:
         due = {part for part, at in self.due_ms.items() if 0 < at <= now_ms}
-        for part in sorted(due | set(retired)):
+        for part in sorted(due | set(retired) | set(limits)):
             if part in self._under_way:
-                self._retired_waiting |= part in retired
+                self._retired_waiting |= part in retired or part in limits
                 continue
-            record = Record(encode(Tick(VERSION, now_ms, tuple(sorted(retired.get(part, []))))))
+            tick = Tick(VERSION, now_ms, tuple(sorted(retired.get(part, []))), tuple(limits.get(part, ())))
+            record = Record(encode(tick))
             (position,) = await log.append(MATCHES, [record], part)
             self._under_way[part] = position.first
 

@@ -5,22 +5,25 @@ It runs the production fold over states in memory.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from oncue.errors import Invalid, OncueError
-from oncue.protocol.records import VERSION, Event
+from oncue.protocol.records import OK, VERSION, Event
 from oncue.quantities import duration_text
 from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered, task_arguments
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.overdue import not_fired
-from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, Tick
+from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, MatchesRecord, TaskEnd, Tick
 from oncue.rules.parsing.rule_file import Rule, RuleTest
-from oncue.rules.stateful.fold import StateKey, fold
+from oncue.rules.stateful.fold import StateKey
+from oncue.rules.stateful.limits import firing_id, fold_record
+from oncue.rules.stateful.pending_changes import event_key
 
 
 class InMemoryStates:
@@ -49,6 +52,10 @@ class InMemoryStates:
     def release(self, where: StateKey) -> list[BufferedEvent]:
         return sorted(self.buffers.pop(where, {}).values(), key=lambda event: event.place)
 
+    def take(self, where: StateKey) -> BufferedEvent | None:
+        held = self.buffers.get(where)
+        return held.pop(min(held, key=lambda k: (held[k].place, event_key(*k)))) if held else None
+
     def drop(self, where: StateKey, before: int) -> None:
         kept = {key: event for key, event in self.buffers.get(where, {}).items() if event.place >= before}
         self.buffers[where] = kept
@@ -76,42 +83,62 @@ class SimulatedFiring(msgspec.Struct, frozen=True):
     overdue: bool = False  # an event tells that the deadline has passed
 
 
-def simulate(rule: Rule, events: Sequence[tuple[int, Event]]) -> list[SimulatedFiring]:
+def simulate(rule: Rule, events: Sequence[tuple[int, Event]], takes_ms: int = 0) -> list[SimulatedFiring]:
     """Return the firings for (at_ms, event) pairs.
 
-    After the last event the clock runs until no state is due.
+    After the last event the clock runs until no state is due. `takes_ms`: the time from a firing to
+    the outcomes of its tasks, for limiters.
     """
     ordered = sorted(events, key=lambda pair: pair[0])
     if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
-    clock, states, found = _Clock(), InMemoryStates(), []
+    clock = _Clock(rule, takes_ms)
     for at_ms, event in ordered:
-        found += clock.advance(rule, states, at_ms)
+        clock.advance(at_ms)
         if decide(rule, event) is None:
             try:
                 match = rule.operators.match(rule.name, "", 0, event, at_ms, 0)
             except Invalid as e:
-                found.append(SimulatedFiring(at_ms, 1, None, e.message))
+                clock.found.append(SimulatedFiring(at_ms, 1, None, e.message))
                 continue
-            found += [_of_window(rule, at_ms, c) for c in fold(states, match, 0, clock.offset())]
-    return found + clock.advance(rule, states, None)
+            clock.fold(match, at_ms)
+    clock.advance(None)
+    return clock.found
 
 
 class _Clock:
-    def __init__(self) -> None:
-        self._offset = -1
+    """One partition with a virtual clock. `found`: the firings so far."""
 
-    def offset(self) -> int:
+    def __init__(self, rule: Rule, takes_ms: int) -> None:
+        self._rule, self._takes_ms, self._offset = rule, takes_ms, -1
+        self._states = InMemoryStates()
+        self._ends: list[tuple[int, int, TaskEnd]] = []  # heap of outcomes that will come: (at_ms, number, record)
+        self.found: list[SimulatedFiring] = []
+
+    def fold(self, record: MatchesRecord, at_ms: int) -> None:
+        """Append a record to the partition, and run what fires."""
         self._offset += 1
-        return self._offset
+        for closed in fold_record(self._states, record, 0, self._offset):
+            firing = _of_window(self._rule, at_ms, closed)
+            self.found.append(firing)
+            if closed.limited:
+                end_ms = at_ms if firing.trouble or firing.dropped else at_ms + self._takes_ms
+                end = TaskEnd(VERSION, closed.rule, firing_id(closed), 0, 1, OK, end_ms)
+                heapq.heappush(self._ends, (end_ms, len(self.found), end))
 
-    def advance(self, rule: Rule, states: InMemoryStates, to_ms: int | None) -> list[SimulatedFiring]:
-        """Append a tick at each due time up to `to_ms`; None: until nothing is due."""
-        found: list[SimulatedFiring] = []
-        while (due := states.next_due_ms()) and (to_ms is None or due <= to_ms):
-            closed = fold(states, Tick(VERSION, due), 0, self.offset())
-            found += [_of_window(rule, due, c) for c in closed]
-        return found
+    def advance(self, to_ms: int | None) -> None:
+        """Append ticks and outcomes at their times up to `to_ms`.
+
+        None: until nothing is due.
+        """
+        while True:
+            tick_ms = self._states.next_due_ms()
+            end_ms = self._ends[0][0] if self._ends else 0
+            ended = bool(self._ends) and (not tick_ms or end_ms <= tick_ms)
+            at_ms = end_ms if ended else tick_ms
+            if not (ended or tick_ms) or (to_ms is not None and at_ms > to_ms):
+                return
+            self.fold(heapq.heappop(self._ends)[-1] if ended else Tick(VERSION, at_ms), at_ms)
 
 
 def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
@@ -120,6 +147,8 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
 
 
 def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
+    if closed.refused:
+        return SimulatedFiring(at_ms, len(closed.events), None, closed.refused)
     waited = closed.waited
     overdue = waited is not None and waited.overdue_ms > 0
     if waited is not None and waited.end:
@@ -153,7 +182,7 @@ def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> t
         events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
-    all_found = simulate(rule, events)
+    all_found = simulate(rule, events, test.takes_ms)
     found = [f for f in all_found if not f.trouble and not f.dropped]
     if (wrong := _dead_letters(test, all_found)) is not None:
         return False, wrong
@@ -190,5 +219,5 @@ def _fired(rule: Rule, events: Sequence[tuple[int, Event]], all_found: Sequence[
     reasons = [e.why for _, event in events if not (e := explain(rule, event)).fires]
     if reasons:
         return f"it does not fire: {reasons[0]}"
-    unfired = rule.operators.last.UNFIRED if rule.operators else ""
+    unfired = rule.operators.last.UNFIRED if rule.operators and rule.operators.last else ""
     return f"it does not fire: {unfired}" if unfired else "it does not fire"

@@ -26,7 +26,8 @@ OLDEST_MATCH = (
     "99a56d6174636801a172a166010a929293a6646564757065a4247b6b7d19a1619295a56261746368a4247b6b7d030507a16291a6646174612e6e"
     "96ffa22f73a131c40291010506"
 )
-MATCH = OLDEST_MATCH.replace("99a5", "9aa5", 1).replace("96ff", "98ff", 1) + "a000" + "90"  # name, depth; expected
+# Name and depth, keys of limiters; expected events, limiters.
+MATCH = OLDEST_MATCH.replace("99a5", "9ba5", 1).replace("96ff", "99ff", 1) + "a000c0" + "9090"
 
 
 @pytest.mark.parametrize(("value", "stored"), STORED)

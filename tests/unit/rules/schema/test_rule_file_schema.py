@@ -16,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from oncue.errors import RuleFileError
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.rule_file import parse
 from oncue.rules.schema import fragments
@@ -55,7 +56,7 @@ rules:
   - {name: next, on: {done: all, state: [ok, failed]}, run: {mpi: "lute ${data.rule}", cwd: /tmp}}
   - {name: listed, on: [files, hook], batch: {count: 5, bytes: 1GB, wait: 10s}, run: {function: a.py:f, args: [1, 2]}}
 """
-FOLDERS = ("oncue/rules/parsing", "oncue/rules/operators")
+FOLDERS = ("oncue/rules/parsing", "oncue/rules/operators", "oncue/rules/limiters")
 
 
 @cache
@@ -162,7 +163,7 @@ def test_every_key_of_the_parser_has_a_type_and_a_description() -> None:
     for what, schema in sections().items():
         missing = [key for key, found in schema["properties"].items() if not found]
         assert not missing, f"{what}: add {missing} to oncue/rules/schema/fragments.py"
-    for name, member in CATALOGUE.members.items():
+    for name, member in [*CATALOGUE.members.items(), *LIMITERS.items()]:
         properties = SCHEMA["$defs"][name]["properties"]
         assert properties.keys() == {"key", *member.OPTIONS}
         missing = [key for key, found in properties.items() if not found]

@@ -63,7 +63,7 @@ def match(
 ) -> Match:
     stages = tuple(keyed_operator(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
     event, expected = BufferedEvent(-1, "/s", str(n), row, size), ()
-    if isinstance(specs[-1], JoinOperator) and specs[-1].by:
+    if specs and isinstance(specs[-1], JoinOperator) and specs[-1].by:
         event, expected = msgspec.structs.replace(event, name=str(n % 3)), NAMES if n % 2 else ()
     return Match(VERSION, rule, "f", 1, at_ms, stages, (), event, expected)
 

@@ -1,0 +1,1 @@
+"""Limiters: how many firings of a rule run at once, and how fast."""

@@ -1,0 +1,247 @@
+"""Limits hold and lose nothing, through repeats and kills, in both stores of states."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oncue.protocol.codec import encode
+from oncue.protocol.records import OK, VERSION
+from oncue.rules.limiters.base import AnyLimiter, LimiterState
+from oncue.rules.limiters.running import RunningLimiter, RunningState
+from oncue.rules.operators.base import AnyOperator
+from oncue.rules.operators.batch import BatchOperator
+from oncue.rules.operators.dedupe import DedupeOperator
+from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
+from oncue.rules.stateful.fold import StateKey
+from oncue.rules.stateful.limits import firing_id, fold_record
+from oncue.rules.stateful.sqlite_states import SqliteStates
+from oncue.rules.testing.simulation import InMemoryStates
+from tests.unit.rules.stateful.test_changelog_states import FATES, Worker, log_batch
+from tests.unit.rules.stateful.test_fold import match, same
+
+LIMITS: list[tuple[AnyLimiter, ...]] = [
+    (RunningLimiter("${k}", running=2),),
+    (RunningLimiter("", running=1),),
+    (RunningLimiter("${k}", running=1, queue=2),),
+    (RunningLimiter("${k}", running=3, overlap="skip"),),
+    (RunningLimiter("${k}", running=1, overlap="newest"),),
+]
+OPERATORS: list[tuple[AnyOperator, ...]] = [
+    (),
+    (),
+    (DedupeOperator("${k}", 3),),
+    (BatchOperator("${k}", count=2, wait_ms=4),),
+]
+
+
+def limited(operators: Sequence[AnyOperator], limiters: Sequence[AnyLimiter], n: int, at_ms: int, key: str) -> Match:
+    found = match(operators, n, at_ms, [key] * len(operators))
+    keys = {limiter.name(): key for limiter in limiters if limiter.key}
+    packed = tuple(msgspec.Raw(encode(limiter)) for limiter in limiters)
+    event = msgspec.structs.replace(found.event, limit_keys=keys)
+    return msgspec.structs.replace(found, event=event, limiters=packed)
+
+
+class History:
+    """Records of one partition, as they follow from one another: outcomes from what has fired."""
+
+    def __init__(self) -> None:
+        self.records: list[MatchesRecord] = []
+        self.fired: list[ClosedWindow] = []
+        self.running: dict[bytes, ClosedWindow] = {}
+        self.states = InMemoryStates()
+        self.most: Counter[str] = Counter()  # key -> running at once
+
+    def append(self, record: MatchesRecord) -> None:
+        found = fold_record(self.states, record, 0, len(self.records))
+        self.records.append(record)
+        self.fired += found
+        for closed in found:
+            if closed.limited:
+                assert firing_id(closed) not in self.running
+                self.running[firing_id(closed)] = closed
+        keys = Counter((c.events[-1].limit_keys or {}).get("limit", "") for c in self.running.values())
+        for key, count in keys.items():
+            self.most[key] = max(self.most[key], count)
+
+    def end(self, firing: bytes, at_ms: int) -> None:
+        del self.running[firing]
+        self.append(TaskEnd(VERSION, "r", firing, 0, 1, OK, at_ms))
+
+    def waiting(self) -> int:
+        return sum(state.buffered() for state in self.states.states.values())
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[History, list[AnyLimiter]]:
+    """A history of a rule, whose limits are changed in the middle perhaps."""
+    history, operators = History(), draw(st.sampled_from(OPERATORS))
+    limits = draw(st.sampled_from(LIMITS))
+    used, at_ms = list(limits), 1_000
+    for n in range(draw(st.integers(1, 40))):
+        at_ms += draw(st.sampled_from([0, 0, 1, 3]))
+        what = draw(st.integers(0, 9))
+        if what < 5:
+            history.append(limited(operators, limits, n, at_ms, draw(st.sampled_from("ab"))))
+        elif what < 8 and history.running:
+            history.end(draw(st.sampled_from(sorted(history.running))), at_ms)
+        elif what == 8:
+            history.append(Tick(VERSION, at_ms))
+        elif n > 20:
+            limits = (msgspec.structs.replace(limits[0], running=draw(st.integers(1, 3))),)
+            used += limits
+            packed = tuple(encode(limiter) for limiter in limits)
+            history.append(Tick(VERSION, at_ms, (), (RuleLimits("r", "f", 1, packed),)))
+    return history, used
+
+
+def events_of(found: Iterable[ClosedWindow]) -> Counter[str]:
+    return Counter(event.id for closed in found for event in closed.events)
+
+
+@settings(deadline=None)
+@given(histories())
+def test_never_more_run_than_the_limit_and_no_event_is_lost(made: tuple[History, list[AnyLimiter]]) -> None:
+    history, used = made
+    most = max(limiter.running for limiter in used if isinstance(limiter, RunningLimiter))
+    assert all(count <= most for count in history.most.values())
+    fired = events_of(history.fired)
+    assert set(fired.values()) <= {1}
+    queued = [
+        msgspec.msgpack.decode(event.row, type=ClosedWindow) if where.operator == "limit" else None
+        for where, held in history.states.buffers.items()
+        for event in held.values()
+    ]
+    waiting = events_of(closed for closed in queued if closed)
+    buffered = sum(len(held) for where, held in history.states.buffers.items() if where.operator != "limit")
+    assert not set(waiting) & set(fired)
+    given_ids = sum(isinstance(record, Match) for record in history.records)
+    suppressed = history.states.suppressed  # a batch that is passed over counts as one
+    assert len(fired) + len(waiting) + buffered + suppressed <= given_ids
+    if all(limiter.overlap == "queue" for limiter in used) and not suppressed:  # type: ignore[attr-defined]
+        assert len(fired) + len(waiting) + buffered == given_ids
+    for where, state in history.states.states.items():
+        if isinstance(state, LimiterState):
+            assert state.queued == len(history.states.buffers.get(where, {}))
+
+
+@settings(deadline=None)
+@given(histories())
+def test_all_that_waits_runs_once_everything_ends(made: tuple[History, list[AnyLimiter]]) -> None:
+    history, _ = made
+    history.append(Tick(VERSION, 100_000))
+    while history.running:
+        history.end(min(history.running), 100_000)
+    assert history.waiting() == 0
+    assert all(not s.running for s in history.states.states.values() if isinstance(s, RunningState))
+
+
+@settings(deadline=None)
+@given(histories(), st.data())
+def test_repeated_records_change_nothing(made: tuple[History, list[AnyLimiter]], data: st.DataObject) -> None:
+    records, states, found = made[0].records, InMemoryStates(), list[ClosedWindow]()
+    for at, record in enumerate(records):
+        found += fold_record(states, record, 0, at)
+        if data.draw(st.booleans()):
+            for back in range(data.draw(st.integers(0, at)), at + 1):
+                assert fold_record(states, records[back], 0, back) == []
+    assert found == made[0].fired
+    assert same(states, made[0].states)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories(), st.data())
+def test_both_stores_fire_the_same_through_crashes(made: tuple[History, list[AnyLimiter]], data: st.DataObject) -> None:
+    records = made[0].records
+    worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
+    while (at := worker.table.progress.next) < len(records):
+        first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
+        last = data.draw(st.integers(at, len(records) - 1))
+        on_kafka += worker.step(log_batch(records, first, last), data.draw(st.sampled_from(FATES)))
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStates(Path(folder) / "windows.db")
+        while (at := store.parts.get(0, (0, 0))[0]) < len(records):
+            last = data.draw(st.integers(at, len(records) - 1))
+            group = store.fold_batches([log_batch(records, at, last)])
+            killed = data.draw(st.booleans())
+            if not killed:
+                store.store(group)
+                embedded += [closed for _, _, closed in group.closed]
+        summary = store.summary()
+        store.close()
+    assert on_kafka == embedded == made[0].fired
+    assert worker.table.summary() == summary
+
+
+def test_a_higher_limit_lets_those_pass_that_wait() -> None:
+    history, two = History(), RunningLimiter("", running=2)
+    for n in range(5):
+        history.append(limited((), (two,), n, 0, "a"))
+    assert [e for c in history.fired for e in (c.events[0].id,)] == ["0", "1"]
+    four = (encode(msgspec.structs.replace(two, running=4)),)
+    history.append(Tick(VERSION, 1, (), (RuleLimits("r", "f", 2, four),)))
+    assert [c.events[0].id for c in history.fired] == ["0", "1", "2", "3"]
+    # An event that was matched under the former version changes nothing.
+    history.append(limited((), (two,), 9, 0, "a"))
+    history.end(firing_id(history.fired[0]), 2)
+    assert [c.events[0].id for c in history.fired] == ["0", "1", "2", "3", "4"]
+
+
+def test_without_the_limit_all_that_wait_fire_and_what_runs_is_counted_on() -> None:
+    history, one = History(), RunningLimiter("", running=1)
+    for n in range(3):
+        history.append(limited((), (one,), n, 0, "a"))
+    history.append(Tick(VERSION, 1, (("r", "limit"),)))
+    assert [c.events[0].id for c in history.fired] == ["0", "1", "2"]
+    state = history.states.states[StateKey("r", "limit", "")]
+    assert isinstance(state, RunningState)
+    assert len(state.running) == 1
+
+
+def test_a_firing_of_two_functions_runs_until_both_have_ended() -> None:
+    history, one = History(), RunningLimiter("", running=1)
+    for n in range(2):
+        history.append(limited((), (one,), n, 0, "a"))
+    firing = firing_id(history.fired[0])
+    for index in (1, 1, 0):
+        assert len(history.fired) == 1
+        history.append(TaskEnd(VERSION, "r", firing, index, 2, OK, 1))
+    assert len(history.fired) == 2
+
+
+def test_a_firing_that_is_retried_by_hand_passes_the_limit_too() -> None:
+    history, one = History(), RunningLimiter("", running=1, queue=1)
+    for n in range(3):
+        history.append(limited((), (one,), n, 0, "a"))
+    (refused,) = [c for c in history.fired if c.refused]
+    history.append(Tick(VERSION, 1))
+    history.end(firing_id(history.fired[0]), 2)
+    history.append(refused)
+    assert history.waiting() == 1
+    history.end(firing_id(history.fired[-1]), 3)
+    assert history.fired[-1].events == refused.events
+    assert (history.fired[-1].refused, history.fired[-1].limited) == ("", True)
+
+
+def test_a_place_of_a_key_is_forgotten_after_it_is_freed() -> None:
+    history = History()
+    history.append(limited((), (RunningLimiter("${k}", running=1),), 1, 5, "a"))
+    firing = firing_id(history.fired[0])
+    where = StateKey("r", "place", firing.hex())
+    assert history.states.states[where].forget_ms() == 0
+    history.end(firing, 6)
+    assert history.states.states[where].forget_ms() == 1
+    assert history.states.states[StateKey("r", "limit", "a")].forget_ms() == 6
+
+
+def test_an_event_of_before_the_limits_passes() -> None:
+    event = BufferedEvent(3, "/s", "1", b"\x90")
+    old = ClosedWindow(VERSION, "r", "f", 1, "", (), 0, 3, 4, "first", (event,))
+    assert fold_record(InMemoryStates(), old, 0, 9) == [old]
