@@ -63,13 +63,34 @@ class Close(NamedTuple):
     only: tuple[str, ...] = ()  # names of the events that take part; (): all
 
 
+class BufferAt(NamedTuple):
+    """Effect: add the event to the buffer of its key, with its time.
+
+    The time is stored as `size_bytes`.
+    """
+
+    time_ms: int
+
+
+class FireSpan(NamedTuple):
+    """Effect: fire the rule with the events of a time span.
+
+    Those before `keep_from` leave the buffer.
+    """
+
+    fire: Fire
+    start: int
+    end: int
+    keep_from: int
+
+
 class DropBefore(NamedTuple):
     """Effect: remove the events before an offset from the buffer."""
 
     place: int
 
 
-Effect = BufferEffect | Fire | Close | DropBefore
+Effect = BufferEffect | BufferAt | Fire | FireSpan | Close | DropBefore
 
 
 class OperatorState(Stored, frozen=True):
@@ -183,6 +204,10 @@ class Operator(Stored, Generic[S], frozen=True):
         Raises Invalid.
         """
         return 0
+
+    def by_event_time(self) -> bool:
+        """Return True if times in the events count, not those at which they were accepted."""
+        return False
 
     def step(self, state: S | None, match: Match, offset: int, known: Callable[[], bool]) -> Step:
         """Fold one match into the state of its key.

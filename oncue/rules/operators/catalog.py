@@ -28,6 +28,7 @@ from oncue.rules.operators.join import JoinOperator
 from oncue.rules.operators.records import KeyedOperator
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.operators.throttle import ThrottleOperator
+from oncue.rules.operators.window import WindowOperator
 
 OPERATORS: tuple[type[AnyOperator], ...] = (
     DedupeOperator,
@@ -36,6 +37,7 @@ OPERATORS: tuple[type[AnyOperator], ...] = (
     DebounceOperator,
     CountOperator,
     JoinOperator,
+    WindowOperator,
     BatchOperator,
 )
 

@@ -6,6 +6,7 @@
 "${join.dark.data.x}" of the event with a name in the rule file; null: it has not come
 "${expected}"         names that the operator waits for, or their number
 "${missing}"          those that have not come
+"${window.start}"     of a window in time, and "${window.end}"
 "${sum.data.size}"    of all events: sum, min, max, mean, p95 ..., distinct (aggregates.py)
 
 A rule whose operators fire for single events refers to "${data.path}", as rules without operators
@@ -24,6 +25,7 @@ from oncue.protocol.records import Event
 from oncue.rules.matching.expression import Cost, cost, normalized, parse, simple_path
 from oncue.rules.matching.template import Reference, Render, checked, reference, total
 from oncue.rules.operators.aggregates import WORDS, aggregate
+from oncue.rules.operators.options import utc_text
 from oncue.rules.operators.records import ClosedWindow, Waited
 from oncue.strict_yaml.document import nearest
 
@@ -39,7 +41,7 @@ class EventRows:
     One row per event, one column per entry of `needs`.
     """
 
-    __slots__ = ("_at", "count", "key", "names", "needs", "rows", "waited")
+    __slots__ = ("_at", "count", "key", "names", "needs", "rows", "span_ms", "waited")
 
     def __init__(
         self,
@@ -48,16 +50,18 @@ class EventRows:
         key: str,
         names: Sequence[str] = (),
         waited: Waited | None = None,
+        span_ms: tuple[int, ...] = (),
     ) -> None:
         """`names`: of the events, where they have names."""
         self.needs, self.rows, self.key, self.count = tuple(needs), rows, key, len(rows)
-        self.names, self.waited = names, waited
+        self.names, self.waited, self.span_ms = names, waited, span_ms
         self._at = {need: n for n, need in enumerate(needs)}
 
     @classmethod
     def of(cls, window: ClosedWindow) -> EventRows:
         rows = [_row.decode(event.row) for event in window.events]
-        return cls(window.needs, rows, window.key, [event.name for event in window.events], window.waited)
+        names = [event.name for event in window.events]
+        return cls(window.needs, rows, window.key, names, window.waited, window.span_ms)
 
     def column(self, need: str) -> int:
         """Return the index of a column.
@@ -122,6 +126,8 @@ class RequiredFields:
             return _count if text == "count" else _key
         if self._waits and text in ("expected", "missing"):
             return _expected if text == "expected" else _missing
+        if self._many == "window" and text in ("window.start", "window.end"):
+            return _start if text == "window.start" else _end
         word, _, path = text.partition(".")
         if word == "each" and path:
             raise ValueError(f"${{{text}}} is a list: filters may follow it, but no arithmetic")
@@ -199,6 +205,14 @@ def _missing(rows: EventRows) -> Any:
 
 def _plain(names: tuple[str, ...] | int) -> list[str] | int:
     return names if isinstance(names, int) else list(names)
+
+
+def _start(rows: EventRows) -> str | None:
+    return utc_text(rows.span_ms[0]) if rows.span_ms else None
+
+
+def _end(rows: EventRows) -> str | None:
+    return utc_text(rows.span_ms[1]) if rows.span_ms else None
 
 
 def _count(rows: EventRows) -> int:

@@ -7,7 +7,6 @@ It is told twice with the same id, because the id follows from the window.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from oncue.log.base import Record
 from oncue.protocol import cloudevents
 from oncue.protocol.event_types import OVERDUE_RULE, OVERDUE_TYPE
 from oncue.protocol.records import Event
+from oncue.rules.operators.options import utc_text
 from oncue.rules.operators.records import ClosedWindow
 
 FIELDS: dict[str, type] = {
@@ -40,8 +40,8 @@ def overdue_event(window: ClosedWindow, seed: bytes) -> Event | None:
         "expected": waited.expected,
         "missing": waited.missing,
         "count": len(window.events),
-        "since": _time(window.opened_ms),
-        "deadline": _time(waited.overdue_ms),
+        "since": utc_text(window.opened_ms),
+        "deadline": utc_text(waited.overdue_ms),
         "why": waited.why,
     }
     return Event(
@@ -49,7 +49,7 @@ def overdue_event(window: ClosedWindow, seed: bytes) -> Event | None:
         source=f"/oncue/rules/{quote(window.rule, safe='')}",
         type=OVERDUE_TYPE,
         subject=window.key or None,
-        time=_time(waited.overdue_ms),
+        time=utc_text(waited.overdue_ms),
         datacontenttype="application/json",
         data=data,
         extensions={OVERDUE_RULE: window.rule, "oncuedepth": str(depth)},
@@ -66,7 +66,3 @@ def not_fired(closed: ClosedWindow) -> str:
     """Return in words why a rule did not fire for events that it waited for."""
     why = closed.waited.why if closed.waited is not None else ""
     return f"{why} (key {closed.key!r})" if closed.key else why
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

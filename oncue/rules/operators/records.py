@@ -119,6 +119,7 @@ class ClosedWindow(Stored, tag="closed", frozen=True):
     why: str  # first, count, bytes, wait, full, changed
     events: tuple[BufferedEvent, ...]
     waited: Waited | None = None  # None: the operator waits for no certain events
+    span_ms: tuple[int, ...] = ()  # start and end of a window in time
     limited: bool = False  # it counts as running, until its tasks have their outcomes
     refused: str = ""  # why a limiter did not let it wait
 

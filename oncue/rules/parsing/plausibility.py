@@ -272,6 +272,6 @@ def _of_one_event(path: str, has_items: bool) -> str:
         rest
         if word in ("each", "first", "last", *WORDS) and rest
         else ""
-        if path in ("count", "key", "expected", "missing")
+        if path in ("count", "key", "expected", "missing", "window.start", "window.end")
         else path
     )

@@ -33,7 +33,17 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from oncue.protocol.records import VERSION
-from oncue.rules.operators.base import BUFFER, DISCARD, Close, DropBefore, Fire, OperatorState, Step
+from oncue.rules.operators.base import (
+    BUFFER,
+    DISCARD,
+    BufferAt,
+    Close,
+    DropBefore,
+    Fire,
+    FireSpan,
+    OperatorState,
+    Step,
+)
 from oncue.rules.operators.catalog import resolve
 from oncue.rules.operators.records import (
     DROP,
@@ -204,10 +214,25 @@ def _apply(
             states.drop(where, effect.place)
         elif isinstance(effect, Fire):
             closed.append(_closed(where, effect, partition, states.release(where)))
+        elif isinstance(effect, BufferAt):
+            assert event is not None, "a tick has no event to buffer"
+            states.buffer(where, msgspec.structs.replace(event, size_bytes=effect.time_ms))
+        elif isinstance(effect, FireSpan):
+            closed.append(_of_span(states, where, effect, partition))
         elif isinstance(effect, Close):
             closed.append(_ended(states, where, effect, partition))
     states.set_state(where, step.state)
     return closed
+
+
+def _of_span(states: States, where: StateKey, span: FireSpan, partition: int) -> ClosedWindow:
+    events = states.release(where)
+    for event in events:
+        if event.size_bytes >= span.keep_from:
+            states.buffer(where, event)
+    part = [event for event in events if span.start <= event.size_bytes < span.end]
+    closed = _closed(where, span.fire, partition, part)
+    return msgspec.structs.replace(closed, span_ms=(span.start, span.end))
 
 
 def _ended(states: States, where: StateKey, close: Close, partition: int) -> ClosedWindow:
@@ -249,4 +274,5 @@ def window_id_seed(window: ClosedWindow, replay: str = "") -> bytes:
     """
     first: Sequence[str] = (window.events[0].source, window.events[0].id) if window.events else ("", "")
     parts = ("window", window.rule, replay, window.key, str(window.partition), str(window.opening), *first)
+    parts += tuple(map(str, window.span_ms))
     return "\0".join(parts).encode()

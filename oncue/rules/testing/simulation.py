@@ -25,6 +25,9 @@ from oncue.rules.stateful.fold import StateKey
 from oncue.rules.stateful.limits import firing_id, fold_record
 from oncue.rules.stateful.pending_changes import event_key
 
+# The year 2100: the virtual clock begins there if the events' own times count.
+EVENT_CLOCK_MS = 4_102_444_800_000
+
 
 class InMemoryStates:
     """The states of one partition, in a dict."""
@@ -177,12 +180,15 @@ def run_over_time(rule: Rule, test: RuleTest, read: Callable[[Any], Event]) -> t
     It has several events, or its rule is stateful.
     """
     given = test.events or ((0, test.event),)
+    last = rule.operators.last if rule.operators is not None else None
+    began_ms = EVENT_CLOCK_MS if last is not None and last.by_event_time() else 0
     try:
         # Events without an id get different ids.
-        events = [(at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
+        events = [(began_ms + at_ms, _numbered(read(event), event, n)) for n, (at_ms, event) in enumerate(given)]
     except OncueError as e:
         return False, str(e)
     all_found = simulate(rule, events, test.takes_ms)
+    all_found = [msgspec.structs.replace(f, at_ms=f.at_ms - began_ms) for f in all_found]
     found = [f for f in all_found if not f.trouble and not f.dropped]
     if (wrong := _dead_letters(test, all_found)) is not None:
         return False, wrong

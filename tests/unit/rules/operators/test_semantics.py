@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from oncue.errors import RuleFileError
-from oncue.protocol.records import Event
+from oncue.protocol.records import VERSION, Event
+from oncue.rules.operators.records import Tick
 from oncue.rules.parsing.rule_file import Rule, parse
-from oncue.rules.testing.simulation import simulate
+from oncue.rules.stateful.fold import by_clock, fold
+from oncue.rules.testing.simulation import InMemoryStates, simulate
 
 MANY = "${each.data.n}"
 
@@ -160,6 +162,125 @@ def test_join_waits_for_all_of_them(
     assert ended(operators, events) == expected
 
 
+EVENT_TIME = 'time: "${data.n}", late: 10s'
+HOUR = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        # tumbling: one after the other, from full minutes on; empty ones fire nothing
+        (
+            f"window: {{{K}, tumbling: 10s}}",
+            [(1, "a1"), (9_999, "a2"), (10_000, "a3"), (35_000, "a4")],
+            [(10_000, [1, 2]), (20_000, [3]), (40_000, [4])],
+        ),
+        (f"window: {{{K}, tumbling: 10s}}", [(1, "a1"), (2, "b2")], [(10_000, [1]), (10_000, [2])]),
+        # an event that is told twice counts once in a window
+        ("window: {tumbling: 10s}", [(1, "a1"), (2, "a1"), (10_000, "a1")], [(10_000, [1]), (20_000, [1])]),
+        # sliding: each event is in as many windows as overlap
+        (
+            "window: {sliding: 10s, every: 5s}",
+            [(0, "a1"), (6_000, "a2"), (30_000, "a3")],
+            [(5_000, [1]), (10_000, [1, 2]), (15_000, [2]), (35_000, [3]), (40_000, [3])],
+        ),
+        ("window: {sliding: 10s, every: 5s}", [(0, "a1"), (4_999, "a1"), (6_000, "a1")], [(5_000, [1]), (10_000, [1])]),
+        # sessions: until a pause, or the longest time
+        (
+            f"window: {{{K}, session: 5s}}",
+            [(0, "a1"), (4_999, "a2"), (9_999, "a3"), (1, "b4")],
+            [(5_001, [4]), (9_999, [1, 2]), (14_999, [3])],
+        ),
+        (
+            "window: {session: 5s, size: 8s}",
+            [(0, "a1"), (4_000, "a2"), (7_999, "a3"), (8_000, "a4")],
+            [(8_000, [1, 2, 3]), (13_000, [4])],
+        ),
+        # by the events' time (their numbers are seconds): a window waits for late ones, in any order
+        (
+            f"window: {{tumbling: 10s, {EVENT_TIME}}}",
+            [(HOUR, "a1"), (HOUR + 1, "a12"), (HOUR + 2, "a2"), (HOUR + 3, "a20"), (HOUR + 4, "a3")],
+            [(HOUR + 3, [1, 2]), (HOUR + 10_004, [12]), (HOUR + 10_004, [20])],
+        ),
+        # its time is told by none: then the clock ends it, `late` after the last event
+        (f"window: {{tumbling: 10s, {EVENT_TIME}}}", [(HOUR, "a1"), (HOUR + 9_999, "a2")], [(HOUR + 19_999, [1, 2])]),
+        # an event of the future counts when it is accepted
+        (
+            f"window: {{tumbling: 10s, {EVENT_TIME}}}",
+            [(11_000, "a1"), (12_000, "a999"), (13_000, "a13")],
+            [(23_000, [1]), (30_000, [999, 13])],
+        ),
+        # a late event joins two sessions
+        (
+            f"window: {{session: 5s, {EVENT_TIME}}}",
+            [(HOUR, "a10"), (HOUR + 1, "a16"), (HOUR + 2, "a13")],
+            [(HOUR + 10_002, [10, 16, 13])],
+        ),
+        (
+            "window: {sliding: 20s, every: 10s, " + EVENT_TIME + "}",
+            [(HOUR, "a5"), (HOUR + 1, "a25"), (HOUR + 2, "a12"), (HOUR + 3, "a3"), (HOUR + 4, "a41")],
+            [(HOUR + 1, [5]), (HOUR + 4, [5, 12, 3]), (HOUR + 4, [25, 12]), (HOUR + 10_004, [25]),
+             (HOUR + 10_004, [41]), (HOUR + 10_004, [41])],
+        ),
+    ],
+)  # fmt: skip
+def test_windows_in_time(operators: str, events: list[tuple[int, str]], expected: list[tuple[int, list[int]]]) -> None:
+    assert fired(operators, events, MANY) == expected
+
+
+@pytest.mark.parametrize("kind", ["tumbling: 10s", "session: 10s", "sliding: 10s, every: 5s"])
+@pytest.mark.parametrize("time", ["", ", time: '${data.n}', late: 1s"])
+def test_windows_of_a_clock_that_was_ahead_close_by_the_right_one(kind: str, time: str) -> None:
+    operators = rule(f"window: {{{kind}{time}}}", MANY).operators
+    assert operators is not None
+    year_ms = 365 * 24 * HOUR
+    event = Event(id="1", source="/s", type="t", data={"n": 10})
+    states = InMemoryStates()
+    fold(states, operators.match("r", "", 0, event, year_ms, 0), 0, 0)
+    (where,) = states.states
+
+    states.set_state(where, by_clock(states.states[where], HOUR) or states.states[where])
+
+    later = operators.match("r", "", 0, Event(id="2", source="/s", type="t", data={"n": 11}), HOUR + 1_000, 0)
+    fold(states, later, 0, 1)
+    fired = [c for at in (HOUR + 12_000, HOUR + 17_000) for c in fold(states, Tick(VERSION, at), 0, at)]
+    assert {e.id for c in fired for e in c.events} == {"1", "2"}
+    assert not states.states[where].buffered()
+
+
+def test_arguments_may_say_which_window_it_was() -> None:
+    text = "${key}: ${window.start} to ${window.end}, ${sum.data.n}"
+    day_ms = 86_400_000
+    found = fired(f"window: {{{K}, tumbling: 1h}}", [(day_ms + 1, "a1"), (day_ms + 2, "a2")], text)
+    assert found == [(day_ms + HOUR, "a: 1970-01-02T00:00:00.000Z to 1970-01-02T01:00:00.000Z, 3")]
+
+
+@pytest.mark.parametrize(
+    ("time", "ms"),
+    [
+        (1_700_000_000, 1_700_000_000_000),
+        (1_700_000_000.25, 1_700_000_000_250),
+        (1_700_000_000_250, 1_700_000_000_250),
+        (1_700_000_000_250_000, 1_700_000_000_250),
+        (1_700_000_000_250_000_000, 1_700_000_000_250),
+        ("2023-11-14T22:13:20.25Z", 1_700_000_000_250),
+        ("2023-11-14T23:13:20.25+01:00", 1_700_000_000_250),
+        ("2023-11-14T22:13:20.25", 1_700_000_000_250),
+    ],
+)
+def test_times_of_events_may_be_texts_and_numbers(time: Any, ms: int) -> None:
+    operators = rule('window: {tumbling: 1m, time: "${data.t}", late: 1s}', "1").operators
+    assert operators is not None
+    assert operators.operators[-1].operator.measure(Event(id="1", source="/s", type="t", data={"t": time})) == ms
+
+
+@pytest.mark.parametrize("time", [None, "soon", True, -1, float("nan"), float("inf"), "1969-12-31T00:00:00Z", [1]])
+def test_an_event_without_a_time_is_a_dead_letter(time: Any) -> None:
+    given = rule('window: {tumbling: 1m, time: "${data.t}", late: 1s}', "${count}")
+    found = simulate(given, [(0, Event(id="1", source="/s", type="t", data={"t": time}))])
+    assert found[0].trouble.startswith("window.time: data.t is ")
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
@@ -224,6 +345,17 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("join: {list: [a], deadline: 3s}", "`join.list` needs `by`"),
         ("join: {count: 3, deadline: 3s, then: fail}", "join.then is 'fail'"),
         ("join: {count: 3, deadline: 3s, by: 7}", "join.by is a text with ${...}, not a whole number"),
+        ("window: {late: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
+        ("window: {tumbling: 5s, session: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
+        ("window: {sliding: 5s}", "`window` lacks the key 'every'"),
+        ("window: {sliding: 5s, every: 2s}", "window.sliding is 5s, which is not 1 to 100 times `every`"),
+        ("window: {tumbling: 5s, every: 1s}", "window.every is for `sliding`"),
+        ("window: {session: 5s, size: 4s}", "window.size is not longer than window.session"),
+        ("window: {tumbling: 5s, late: 1s}", "window.late is for windows by `time`"),
+        ("window: {tumbling: 5s, time: '${data.t}'}", "`window` with `time` needs the key 'late'"),
+        ("window: {tumbling: 5s, time: '${data.t | int}', late: 1s}", "window.time is `accepted`, or one path"),
+        ("window: {tumbling: 5s, time: 3, late: 1s}", "window.time is `accepted`, or one path"),
+        ("window: {tumbling: 1ms, time: '${data.t}', late: 1s}", "more than 1,000 windows would be open at a time"),
         ("count: {n: 3, within: 1s}, batch: {count: 2}", "`count` buffers events, and `batch` would come after it"),
     ],
 )
