@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from oncue.clocks.process import now_ms
 from oncue.dispatcher.cluster.ownership import PartitionOwnership
 from oncue.dispatcher.cluster.peers import PeerClient
 from oncue.dispatcher.context import ServerContext
@@ -214,7 +215,9 @@ class StatefulRuleService:
             return info
         limiters = {each.limiter.name(): each.limiter for each in entry.rule.operators.limiters}
         found = await self._runner.queues(info.name, tuple(limiters)) if limiters else []
-        return msgspec.structs.replace(info, waits=[limiters[w.operator].waits(state, w.key) for w, state in found])
+        return msgspec.structs.replace(
+            info, waits=[limiters[w.operator].waits(state, w.key, now_ms()) for w, state in found]
+        )
 
     async def with_peers(self, infos: list[r.RuleInfo], bearer: str) -> list[r.RuleInfo]:
         """Add the counts of the other servers.

@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from oncue.protocol.records import Stored
 from oncue.rules.operators.base import OperatorFinding, OperatorState
-from oncue.strict_yaml.document import Node, Problems
+from oncue.rules.operators.options import whole_number
+from oncue.strict_yaml.document import Node, Problems, nearest
 
+DROPPED = "dropped"  # reason of a refusal without a dead letter
 FULL = ("dead", "drop")  # what becomes of a firing that finds a full queue
 QUEUE = 10_000  # firings of a key that wait, unless the rule says less
 MOST_QUEUE = 100_000
@@ -88,7 +90,11 @@ class Limiter(Stored, Generic[S], frozen=True):
         """Return what would become of a firing now, for `oncue rules explain`."""
         raise NotImplementedError
 
-    def waits(self, state: S, key: str) -> str:
+    def adapted(self, state: S) -> S:
+        """Return the state with those options that it needs itself."""
+        return state
+
+    def waits(self, state: S, key: str, at_ms: int) -> str:
         """Return why the firings of a key wait, for `oncue rules show`."""
         raise NotImplementedError
 
@@ -97,6 +103,27 @@ class Limiter(Stored, Generic[S], frozen=True):
 
 
 AnyLimiter = Limiter[Any]
+
+
+def key_text(limiter: AnyLimiter, key: str) -> str:
+    """Return the key in words: by ${data.proposal} = cm123."""
+    return f"{limiter.by_key()} = {key}" if limiter.key else ""
+
+
+def one_of(node: Node | None, name: str, values: tuple[str, ...], problems: Problems) -> str:
+    """Return one of these words, the first where the option is missing or wrong."""
+    if node is None:
+        return values[0]
+    if node.value not in values:
+        problems.add(node, f"{name} is one of {', '.join(values)}", nearest(str(node.value), values))
+        return values[0]
+    return str(node.value)
+
+
+def parse_queue(name: str, node: Node, problems: Problems) -> tuple[int, str]:
+    """Return `queue` and `full` of a limiter."""
+    queue = whole_number(node.value.get("queue"), f"{name}.queue", MOST_QUEUE, problems) or QUEUE
+    return queue, one_of(node.value.get("full"), f"{name}.full", FULL, problems)
 
 
 class LimitsState(OperatorState, tag="limits", frozen=True):

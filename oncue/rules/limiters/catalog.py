@@ -1,4 +1,7 @@
-"""The limiters that a rule may have, in the order in which a firing passes them."""
+"""The limiters that a rule may have, in the order in which a firing passes them.
+
+A firing that waits for `rate` counts as running for `limit`: so both hold for what starts.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.rules.limiters.base import AnyLimiter, LimitsState, PlaceState
+from oncue.rules.limiters.rate import RateLimiter
 from oncue.rules.limiters.running import RunningLimiter
 from oncue.rules.operators.base import OperatorState
 
-LIMITERS: tuple[type[AnyLimiter], ...] = (RunningLimiter,)
+LIMITERS: tuple[type[AnyLimiter], ...] = (RunningLimiter, RateLimiter)
 MEMBERS = {member.name(): member for member in LIMITERS}
 RANK = {name: rank for rank, name in enumerate(MEMBERS)}
 STATES: tuple[type[OperatorState], ...] = (LimitsState, PlaceState, *(member.STATE for member in LIMITERS))

@@ -11,10 +11,10 @@ from typing import Self
 import msgspec
 
 from oncue.protocol.records import Stored
-from oncue.rules.limiters.base import FULL, MOST_QUEUE, QUEUE, Limiter, LimiterState, Verdict
+from oncue.rules.limiters.base import Limiter, LimiterState, Verdict, key_text, one_of, parse_queue
 from oncue.rules.operators.base import OperatorFinding
 from oncue.rules.operators.options import whole_number
-from oncue.strict_yaml.document import Node, Problems, nearest
+from oncue.strict_yaml.document import Node, Problems
 
 OVERLAPS = ("queue", "skip", "newest")
 MOST = 1_000  # firings of a key that run
@@ -92,7 +92,7 @@ class RunningLimiter(Limiter[RunningState], tag="limit", frozen=True):
     def preview(self, state: RunningState | None, key: str, at_ms: int) -> OperatorFinding:
         wanted = f"less than {self.running:,} running"
         if state is None or not (state.running or state.queued):
-            return OperatorFinding(True, f"none runs{_of(self, key)}", wanted)
+            return OperatorFinding(True, f"none runs{key_text(self, key)}", wanted)
         found = self._found(state, key)
         verdict = self.admit(state, at_ms)
         if verdict is Verdict.PASS:
@@ -104,32 +104,11 @@ class RunningLimiter(Limiter[RunningState], tag="limit", frozen=True):
             why = f"it waits, in place of the one that waits: {found}"
         return OperatorFinding(True, found, wanted, why)
 
-    def waits(self, state: RunningState, key: str) -> str:
+    def waits(self, state: RunningState, key: str, at_ms: int) -> str:
         return f"{state.queued:,} wait: {self._found(state, key)}"
 
     def _found(self, state: RunningState, key: str) -> str:
         tasks = [(r.firing + b"\0\0").hex() for r in state.running[:SHOWN]]
         more = f" and {len(state.running) - SHOWN:,} more" if len(state.running) > SHOWN else ""
         named = f": {'tasks' if len(state.running) > 1 else 'task'} {', '.join(tasks)}{more}" if tasks else ""
-        return f"{len(state.running):,} of at most {self.running:,} run{_of(self, key)}{named}"
-
-
-def _of(limiter: RunningLimiter, key: str) -> str:
-    """Return the key in words: by ${data.proposal} = cm123."""
-    return f"{limiter.by_key()} = {key}" if limiter.key else ""
-
-
-def one_of(node: Node | None, name: str, values: tuple[str, ...], problems: Problems) -> str:
-    """Return one of these words, the first where the option is missing or wrong."""
-    if node is None:
-        return values[0]
-    if node.value not in values:
-        problems.add(node, f"{name} is one of {', '.join(values)}", nearest(str(node.value), values))
-        return values[0]
-    return str(node.value)
-
-
-def parse_queue(name: str, node: Node, problems: Problems) -> tuple[int, str]:
-    """Return `queue` and `full` of a limiter."""
-    queue = whole_number(node.value.get("queue"), f"{name}.queue", MOST_QUEUE, problems) or QUEUE
-    return queue, one_of(node.value.get("full"), f"{name}.full", FULL, problems)
+        return f"{len(state.running):,} of at most {self.running:,} run{key_text(self, key)}{named}"

@@ -21,6 +21,7 @@ from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
+from oncue.rules.limiters.base import DROPPED
 from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.operators.chain import limited_key
@@ -101,6 +102,9 @@ class Firer:
                 frames.events.append(overdue_record(overdue))
             if closed.waited is not None and closed.waited.end == DROP:
                 counted.append(Counted(entry, 0, f"dropped: {not_fired(closed)}"))
+                continue
+            if closed.refused == DROPPED:  # the fold has counted it
+                self._free(closed)
                 continue
             try:
                 counted.append(Counted(entry, await self._fire_window(entry, closed, frames)))

@@ -17,7 +17,7 @@ import msgspec
 
 from oncue.ids import PREFIX, window_task_ids
 from oncue.protocol.codec import decode, encode
-from oncue.rules.limiters.base import QUEUE_BYTES, AnyLimiter, LimiterState, LimitsState, PlaceState, Verdict
+from oncue.rules.limiters.base import DROPPED, QUEUE_BYTES, AnyLimiter, LimiterState, LimitsState, PlaceState, Verdict
 from oncue.rules.limiters.catalog import MEMBERS, RANK, resolve_limiters
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
@@ -192,7 +192,7 @@ class _RuleWork:
         self, where: StateKey, limiter: AnyLimiter, state: LimiterState, closed: ClosedWindow, at_ms: int
     ) -> None:
         firing = firing_id(closed)
-        entered = limiter.enter(state, firing, at_ms)
+        entered = limiter.adapted(limiter.enter(state, firing, at_ms))
         self._put(where, entered, at_ms)
         if where.key and isinstance(entered, RunningState):
             self._states.set_state(StateKey(self._rule, PLACE, firing.hex()), PlaceState(self._offset, where.key))
@@ -228,11 +228,12 @@ class _RuleWork:
         if state.queued >= limiter.queue or size > QUEUE_BYTES:
             if limiter.full == "drop":
                 self._states.count_suppressed(self._rule)
-                return []
-            full = f"{state.queued:,} firings wait for `{limiter.name()}` already: {limiter.waits(state, where.key)}"
+                return [msgspec.structs.replace(closed, refused=DROPPED)] if closed.limited else []
+            full = f"{state.queued:,} firings wait for `{limiter.name()}` already: {limiter.waits(state, where.key, at_ms)}"
             return [msgspec.structs.replace(closed, refused=full)]
         self._states.buffer(where, item)
-        self._put(where, msgspec.structs.replace(state, queued=state.queued + 1, queued_bytes=size), at_ms)
+        longer = msgspec.structs.replace(state, queued=state.queued + 1, queued_bytes=size)
+        self._put(where, limiter.adapted(longer), at_ms)
         return []
 
     # ------------------------------------------------------------ firings that waited
@@ -252,14 +253,16 @@ class _RuleWork:
         return self.release_key(where, end.at_ms)
 
     def release_key(self, where: StateKey, at_ms: int) -> list[ClosedWindow]:
-        limiter = self._options.of(where.operator)
-        return [] if limiter is None else self.release(where, limiter, at_ms)
+        return self.release(where, self._options.of(where.operator), at_ms)
 
     def release(
         self, where: StateKey, limiter: AnyLimiter | None, at_ms: int, most: int = RELEASED
     ) -> list[ClosedWindow]:
         """Return the firings of a queue that have room now. Without the limiter, all have."""
         found: list[ClosedWindow] = []
+        before = self._states.get(where)
+        if limiter is not None and isinstance(before, LimiterState) and (now := limiter.adapted(before)) != before:
+            self._put(where, now, at_ms)
         for _ in range(most):
             state = self._states.get(where)
             if not isinstance(state, LimiterState) or not state.queued:

@@ -15,6 +15,7 @@ from oncue.errors import Invalid, OncueError
 from oncue.protocol.records import OK, VERSION, Event
 from oncue.quantities import duration_text
 from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered, task_arguments
+from oncue.rules.limiters.base import DROPPED
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.event_rows import EventRows
@@ -150,6 +151,8 @@ def _of_event(rule: Rule, at_ms: int, event: Event) -> SimulatedFiring:
 
 
 def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
+    if closed.refused == DROPPED:
+        return SimulatedFiring(at_ms, len(closed.events), None, dropped="the queue is full")
     if closed.refused:
         return SimulatedFiring(at_ms, len(closed.events), None, closed.refused)
     waited = closed.waited

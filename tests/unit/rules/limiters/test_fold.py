@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from oncue.protocol.codec import encode
 from oncue.protocol.records import OK, VERSION
 from oncue.rules.limiters.base import AnyLimiter, LimiterState
+from oncue.rules.limiters.catalog import MEMBERS
+from oncue.rules.limiters.rate import RateLimiter, RateState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.batch import BatchOperator
@@ -32,6 +34,9 @@ LIMITS: list[tuple[AnyLimiter, ...]] = [
     (RunningLimiter("${k}", running=1, queue=2),),
     (RunningLimiter("${k}", running=3, overlap="skip"),),
     (RunningLimiter("${k}", running=1, overlap="newest"),),
+    (RateLimiter("${k}", count=2, per_ms=5),),
+    (RunningLimiter("${k}", running=2), RateLimiter("", count=1, per_ms=2)),
+    (RunningLimiter("", running=3), RateLimiter("${k}", 1, "drop", count=1, per_ms=4)),
 ]
 OPERATORS: list[tuple[AnyOperator, ...]] = [
     (),
@@ -56,6 +61,7 @@ class History:
         self.records: list[MatchesRecord] = []
         self.fired: list[ClosedWindow] = []
         self.running: dict[bytes, ClosedWindow] = {}
+        self.refused: list[ClosedWindow] = []
         self.states = InMemoryStates()
         self.most: Counter[str] = Counter()  # key -> running at once
 
@@ -64,6 +70,8 @@ class History:
         self.records.append(record)
         self.fired += found
         for closed in found:
+            if closed.refused:
+                self.refused.append(closed)
             if closed.limited:
                 assert firing_id(closed) not in self.running
                 self.running[firing_id(closed)] = closed
@@ -94,8 +102,8 @@ def histories(draw: st.DrawFn) -> tuple[History, list[AnyLimiter]]:
             history.end(draw(st.sampled_from(sorted(history.running))), at_ms)
         elif what == 8:
             history.append(Tick(VERSION, at_ms))
-        elif n > 20:
-            limits = (msgspec.structs.replace(limits[0], running=draw(st.integers(1, 3))),)
+        elif n > 20 and isinstance(limits[0], RunningLimiter):
+            limits = (msgspec.structs.replace(limits[0], running=draw(st.integers(1, 3))), *limits[1:])
             used += limits
             packed = tuple(encode(limiter) for limiter in limits)
             history.append(Tick(VERSION, at_ms, (), (RuleLimits("r", "f", 1, packed),)))
@@ -110,22 +118,22 @@ def events_of(found: Iterable[ClosedWindow]) -> Counter[str]:
 @given(histories())
 def test_never_more_run_than_the_limit_and_no_event_is_lost(made: tuple[History, list[AnyLimiter]]) -> None:
     history, used = made
-    most = max(limiter.running for limiter in used if isinstance(limiter, RunningLimiter))
-    assert all(count <= most for count in history.most.values())
+    most = max([limiter.running for limiter in used if isinstance(limiter, RunningLimiter)], default=0)
+    assert not most or all(count <= most for count in history.most.values())
     fired = events_of(history.fired)
     assert set(fired.values()) <= {1}
     queued = [
-        msgspec.msgpack.decode(event.row, type=ClosedWindow) if where.operator == "limit" else None
+        msgspec.msgpack.decode(event.row, type=ClosedWindow) if where.operator in MEMBERS else None
         for where, held in history.states.buffers.items()
         for event in held.values()
     ]
     waiting = events_of(closed for closed in queued if closed)
-    buffered = sum(len(held) for where, held in history.states.buffers.items() if where.operator != "limit")
+    buffered = sum(len(held) for where, held in history.states.buffers.items() if where.operator not in MEMBERS)
     assert not set(waiting) & set(fired)
     given_ids = sum(isinstance(record, Match) for record in history.records)
     suppressed = history.states.suppressed  # a batch that is passed over counts as one
     assert len(fired) + len(waiting) + buffered + suppressed <= given_ids
-    if all(limiter.overlap == "queue" for limiter in used) and not suppressed:  # type: ignore[attr-defined]
+    if not suppressed:
         assert len(fired) + len(waiting) + buffered == given_ids
     for where, state in history.states.states.items():
         if isinstance(state, LimiterState):
@@ -136,10 +144,16 @@ def test_never_more_run_than_the_limit_and_no_event_is_lost(made: tuple[History,
 @given(histories())
 def test_all_that_waits_runs_once_everything_ends(made: tuple[History, list[AnyLimiter]]) -> None:
     history, _ = made
-    history.append(Tick(VERSION, 100_000))
-    while history.running:
-        history.end(min(history.running), 100_000)
-    assert history.waiting() == 0
+    at_ms = 100_000
+    history.append(Tick(VERSION, at_ms))
+    while history.running or history.waiting():
+        at_ms += 10
+        before = len(history.records)
+        if history.running:
+            history.end(min(history.running), at_ms)
+        if 0 < history.states.next_due_ms() <= at_ms:
+            history.append(Tick(VERSION, at_ms))
+        assert len(history.records) > before
     assert all(not s.running for s in history.states.states.values() if isinstance(s, RunningState))
 
 
@@ -178,6 +192,44 @@ def test_both_stores_fire_the_same_through_crashes(made: tuple[History, list[Any
         store.close()
     assert on_kafka == embedded == made[0].fired
     assert worker.table.summary() == summary
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab")), max_size=40), st.integers(1, 3))
+def test_no_more_pass_in_any_time_than_the_rate(events: list[tuple[int, str]], count: int) -> None:
+    history, rate, at_ms = History(), RateLimiter("${k}", count=count, per_ms=7), 1_000
+    passed: dict[str, list[int]] = {"a": [], "b": []}
+
+    def note() -> None:
+        for closed in history.fired[sum(map(len, passed.values())) :]:
+            passed[(closed.events[0].limit_keys or {})["rate"]].append(at_ms)
+
+    for n, (step_ms, key) in enumerate(events):
+        at_ms += step_ms
+        history.append(limited((), (rate,), n, at_ms, key))
+        note()
+    while history.waiting():
+        at_ms = max(at_ms, history.states.next_due_ms())
+        history.append(Tick(VERSION, at_ms))
+        note()
+    assert sum(map(len, passed.values())) == len(events)
+    for times in passed.values():
+        assert all(later - earlier >= 7 for earlier, later in zip(times, times[count:], strict=False))
+
+
+def test_another_rate_holds_for_those_that_wait() -> None:
+    history, slow = History(), RateLimiter("", count=1, per_ms=1_000)
+    for n in range(3):
+        history.append(limited((), (slow,), n, 0, "a"))
+    assert history.states.next_due_ms() == 1_000
+    faster = (encode(msgspec.structs.replace(slow, per_ms=100)),)
+    history.append(Tick(VERSION, 50, (), (RuleLimits("r", "f", 2, faster),)))
+    assert history.states.next_due_ms() == 100
+    history.append(Tick(VERSION, 100))
+    assert [c.events[0].id for c in history.fired] == ["0", "1"]
+    state = history.states.states[StateKey("r", "rate", "")]
+    assert isinstance(state, RateState)
+    assert (state.times, state.due_ms(), state.moved(5).times) == ((100,), 200, (105,))
 
 
 def test_a_higher_limit_lets_those_pass_that_wait() -> None:

@@ -48,6 +48,30 @@ def run(limits: str, events: list[tuple[int, str]], takes_ms: int, n: str = "${d
         ),
         # a full queue
         ("limit: {running: 1, queue: 1, full: drop}", 10, [(0, "a1"), (1, "a2"), (2, "a3")], [(0, 1), (10, 2)]),
+        # rate: so many in any time of that length, the others wait
+        ("rate: {count: 1, per: 10s}", 0, [(0, "a1"), (1, "b2"), (2, "a3")], [(0, 1), (10_000, 2), (20_000, 3)]),
+        (f"rate: {{count: 1, per: 10s, {K}}}", 0, [(0, "a1"), (1, "b2"), (2, "a3")], [(0, 1), (1, 2), (10_000, 3)]),
+        (
+            "rate: {count: 2, per: 10s}",
+            0,
+            [(0, "a1"), (9_000, "a2"), (10_000, "a3"), (11_000, "a4"), (30_000, "a5")],
+            [(0, 1), (9_000, 2), (10_000, 3), (19_000, 4), (30_000, 5)],
+        ),
+        ("rate: {count: 1, per: 1s, queue: 1, full: drop}", 0, [(0, "a1"), (1, "a2"), (2, "a3")], [(0, 1), (1_000, 2)]),
+        # both hold for what starts
+        (
+            f"limit: {{running: 1, {K}}}, rate: {{count: 1, per: 1s}}",
+            5_000,
+            [(0, "a1"), (1, "a2"), (2, "b3"), (3, "b4")],
+            [(0, 1), (1_000, 3), (5_000, 2), (6_000, 4)],
+        ),
+        # one that is dropped frees its place
+        (
+            f"limit: {{running: 1, {K}}}, rate: {{count: 1, per: 10s, queue: 1, full: drop}}",
+            0,
+            [(0, "a1"), (1, "b2"), (2, "c3"), (11_000, "c4")],
+            [(0, 1), (10_000, 2), (20_000, 4)],
+        ),
         # after operators
         (f"dedupe: {{{K}, ttl: 1s}}, limit: {{running: 1}}", 10, [(0, "a1"), (1, "a2"), (2, "b3")], [(0, 1), (10, 3)]),
     ],
@@ -58,7 +82,7 @@ def test_limits_of_what_runs(
     found = run(limits, events, takes_ms)
 
     assert [f.trouble for f in found if f.trouble] == []
-    assert [(f.at_ms, f.args["n"]) for f in found] == expected
+    assert [(f.at_ms, f.args["n"]) for f in found if not f.dropped] == expected
 
 
 def test_a_batch_counts_as_one_and_has_the_key_of_its_last_event() -> None:
@@ -86,6 +110,8 @@ def test_a_full_queue_is_a_dead_letter_that_names_what_runs() -> None:
         ("limit: {running: 1, overlap: cancel}", "limit.overlap is one of queue, skip, newest"),
         ("limit: {running: 1, full: keep}", "limit.full is one of dead, drop"),
         ("limit: {running: 1, overlap: skip, queue: 5}", "limit.queue is of `overlap: queue`; with `overlap: skip`"),
+        ("rate: {count: 1}", "`rate` lacks the key 'per'"),
+        ("rate: {count: 1001, per: 1s}", "rate.count is 1001; it takes 1 to 1,000"),
         ("limit: {runing: 1}", "`limit` has no key 'runing'"),
         ("limit: 8", "`limit` is a mapping, not a whole number"),
         (
@@ -110,6 +136,7 @@ def test_limits_are_described() -> None:
     assert (
         describe(f"limit: {{running: 8, {K}, overlap: newest}}") == "at most 8 running by ${data.k}, the newest waits"
     )
+    assert describe("rate: {count: 100, per: 1m}") == "at most 100 in 1m"
     assert describe("throttle: {per: 1s}, limit: {running: 1, overlap: skip}") == (
         "throttle to 1 in 1s, at most 1 running, others are skipped"
     )
