@@ -13,6 +13,8 @@ import msgspec
 from oncue.client import Client
 from oncue.errors import Invalid
 
+IDENTIFIER = r"[A-Za-z_]\w*"
+
 
 @contextlib.contextmanager
 def connected() -> Iterator[Client]:
@@ -27,25 +29,31 @@ def connected() -> Iterator[Client]:
         client.close(flush=False)
 
 
-def arguments(given: tuple[str, ...]) -> dict[str, Any]:
-    """Parse `k=text` and `k:=json` of the command line. Raises Invalid."""
+def arguments(given: tuple[str, ...], option: str = "--arg", name: str = IDENTIFIER) -> dict[str, Any]:
+    """Parse `k=text` and `k:=json` of the command line. Raises Invalid.
+
+    `name`: regular expression of names.
+    """
     parsed: dict[str, Any] = {}
     for text in given:
-        match = re.match(r"([A-Za-z_]\w*)(:?=)(.*)", text, re.DOTALL)
+        match = re.match(rf"({name})(:?=)(.*)", text, re.DOTALL)
         if match is None:
             raise Invalid(
-                f"--arg {text!r} is not name=text or name:=json", remedy="for example --arg path=/data or --arg n:=3"
+                f"{option} {text!r} is not name=text or name:=json",
+                remedy=f"for example {option} path=/data or {option} n:=3",
             )
-        name, how, value = match.groups()
-        if name in parsed:
-            raise Invalid(f"--arg {name} is given twice", remedy="give it once; a list is --arg name:='[1, 2]'")
+        word, how, value = match.groups()
+        if word in parsed:
+            raise Invalid(
+                f"{option} {word} is given twice", remedy=f"give it once; a list is {option} {word}:='[1, 2]'"
+            )
         if how == "=":
-            parsed[name] = value
+            parsed[word] = value
             continue
         try:
-            parsed[name] = msgspec.json.decode(value)
+            parsed[word] = msgspec.json.decode(value)
         except msgspec.DecodeError as e:
-            raise Invalid(f"--arg {name}:= is not JSON: {e}", remedy=f"for text write {name}=…") from None
+            raise Invalid(f"{option} {word}:= is not JSON: {e}", remedy=f"for text write {word}=…") from None
     return parsed
 
 

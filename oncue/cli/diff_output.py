@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from oncue.cli.deploying.values import Values
 from oncue.cli.output import say
 from oncue.client import Client
 from oncue.errors import NotFound
@@ -42,7 +43,7 @@ def _named(version: int, content: str) -> str:
     return f"version {version} ({content[:HASH_CHARS]})" if version else f"{content[:HASH_CHARS]}, not registered yet"
 
 
-def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) -> list[FunctionChange]:
+def changed_functions(client: Client, path: str, deployed: Mapping[str, str], values: Values) -> list[FunctionChange]:
     """Return the functions that a deploy of this rule file would change.
 
     Registers nothing.
@@ -51,7 +52,7 @@ def changed_functions(client: Client, path: str, deployed: Mapping[str, str]) ->
     """
     from oncue.cli.rule_files import pack_functions, read
 
-    sets = read([path])
+    sets = read([path], values)
     packed = pack_functions(sets)
     changes = []
     packed |= sets[0].scripts

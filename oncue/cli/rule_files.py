@@ -17,6 +17,7 @@ from oncue.processes.garbage_collection import collect_seldom
 from oncue.protocol.api import Explanation
 
 if TYPE_CHECKING:
+    from oncue.cli.deploying.values import Values
     from oncue.functions import Packed
     from oncue.functions.options import FunctionOptions
     from oncue.protocol.records import Parameter
@@ -33,8 +34,8 @@ class FileTestResult(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def read(paths: Sequence[str]) -> list[RuleSet]:
-    """Parse the files as one deployment.
+def read(paths: Sequence[str], values: Values | None = None) -> list[RuleSet]:
+    """Parse the files as one deployment. `values`: of their variables.
 
     Raises RuleFileError, Invalid if a file cannot be read, MissingExtra.
     """
@@ -44,14 +45,17 @@ def read(paths: Sequence[str]) -> list[RuleSet]:
     from oncue.triggers.catalog import OptionStructs
 
     options = OptionStructs()
-    texts: list[tuple[str, bytes]] = []
+    texts: list[tuple[str, str | bytes]] = []
     for path in paths:
         try:
-            texts.append((path, Path(path).read_bytes()))
+            text = Path(path).read_bytes()
         except OSError as e:
             raise Invalid(
                 f"{path} cannot be read: {e.strerror}", remedy="give the path of a rule file (YAML)"
             ) from None
+        texts.append((path, text if values is None else values.filled(text, path)))
+    if values is not None:
+        values.check_used()
     if len(texts) > 1:
         sets = parse_together([(text, path) for path, text in texts], options, ())
     else:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -210,6 +210,28 @@ def read(text: str | bytes, problems: Problems) -> Node | None:
     if root is None and not problems.found:
         problems.add((1, 1), "the file is empty", problems.kind.content)
     return root
+
+
+class Scalar(NamedTuple):
+    """One scalar of a text, with its characters' positions."""
+
+    value: str
+    style: str  # "", ", ', | or >
+    start: int
+    end: int
+    line: int
+    column: int
+
+
+def scalars(text: str) -> Iterator[Scalar]:
+    """Yield the scalars of a text in order, up to what is not YAML."""
+    events, syntax_error, other_error = _parser(text, slow=_BREAKS.search(text) is not None)
+    with contextlib.suppress(syntax_error, other_error, ValueError, RecursionError):
+        for event in events:
+            if type(event).__name__ == "ScalarEvent":
+                start, end = event.start_mark, event.end_mark
+                place = (start.index, end.index, start.line + 1, start.column + 1)
+                yield Scalar(event.value, event.style or "", *place)
 
 
 def _parser(text: str, slow: bool) -> tuple[Iterator[Any], type[Any], type[Any]]:

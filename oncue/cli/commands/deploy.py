@@ -2,69 +2,71 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected
+from oncue.cli.deploying.values import values_of, values_options
 from oncue.cli.diff_output import show
 from oncue.cli.output import as_json, json_option, say
 from oncue.cli.rule_state import show_warnings
 from oncue.errors import Invalid
-from oncue.protocol.api import Deployed, DeployRequest, RuleFile, TriggerInfo
+from oncue.protocol.api import Deployed, TriggerInfo
 from oncue.protocol.records import origin
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completers.files)
+@click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...", shell_complete=completers.files)
 @click.option("--dry-run", is_flag=True, help="Show the changes and deploy nothing.")
-@click.option("--label", default="", help="Name of the deployment (default: the file's name). For one file only.")
+@click.option(
+    "--label",
+    default="",
+    help="Name of the deployment (default: the file's name). For several files and directories, the owner's name before "
+    "each: LABEL/NAME.",
+)
+@click.option("--prune", is_flag=True, help="Remove what --label owns and these files no longer have.")
+@values_options
 @click.option("--note", default="", help="Note for the history.")
 @click.option("--replace", is_flag=True, help="Replace a deployment of this name that came from another file.")
 @click.option("--yes", is_flag=True, help="Deploy without asking.")
 @json_option
-def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace: bool, yes: bool, json_: bool) -> None:
+def deploy(
+    files: tuple[str, ...],
+    dry_run: bool,
+    label: str,
+    prune: bool,
+    set_: tuple[str, ...],
+    env: tuple[str, ...],
+    note: str,
+    replace: bool,
+    yes: bool,
+    json_: bool,
+) -> None:
     """Deploy rule files, all or none.
 
-    First runs the tests in the files, then shows the changes and asks.
+    First runs the tests in the files, then shows the changes and asks. A directory is all rule
+    files below it.
 
     \b
     Example:
       oncue deploy beamline.yaml --dry-run
       oncue deploy beamline.yaml --yes --note "larger frames"
+      oncue deploy rules/ --label 2bm --prune --env prod.yaml --set threshold:=5
     """
-    from oncue.cli.rule_files import check_packed, pack_functions, read, run_tests, show_tests
+    from oncue.cli.deploying.request import prepare
 
-    if label and len(files) > 1:
-        raise Invalid("--label names the deployment of one file", remedy="deploy the files one at a time")
-    sets = read(files)
-    show_tests(run_tests(sets))
-    packed = pack_functions(sets)
-    check_packed(sets, packed)
-    # Absolute, since relative paths in a rule file are relative to its folder, not to the server's.
-    host = socket.gethostname()
-    rule_files = [
-        RuleFile(label=label or Path(s.file).stem, text=s.text, path=os.path.abspath(s.file), host=host) for s in sets
-    ]
+    request, packed = prepare(files, label, values_of(set_, env), prune=prune, note=note, replace=replace)
+    here = {f.label: origin(f.host, f.path) for f in request.files}
     with connected() as client:
         for function in packed.values():
             client.register(function)
-        request = DeployRequest(
-            files=rule_files,
-            functions={name: p.id for name, p in packed.items()},
-            dry_run=True,
-            note=note,
-            replace=replace,
-        )
         planned = client.rules.deploy(request)
         if not json_ or not dry_run:
-            _show(planned, {f.label: origin(f.host, f.path) for f in rule_files}, err=json_)
+            _show(planned, here, err=json_)
         changes = any(d.changed for d in planned)
         if dry_run:
             if json_:
@@ -82,7 +84,8 @@ def deploy(files: tuple[str, ...], dry_run: bool, label: str, note: str, replace
         as_json(done)
     elif changes:
         for d in done:
-            say(f"{d.label}@{d.version} is in force" if d.changed else f"{d.label}@{d.version} is as it was")
+            state = "is removed" if d.pruned else "is in force" if d.changed else "is as it was"
+            say(f"{d.label}@{d.version} {state}")
     for trigger in (t for d in done for t in d.triggers):
         show_trigger(trigger, quiet=json_)
     for waits in dict.fromkeys(d.waits for d in done if d.waits):
@@ -120,6 +123,9 @@ def ask(question: str, remedy: str = "give --yes (and --replace, to replace anot
 
 def _show(planned: list[Deployed], here: Mapping[str, str], err: bool) -> None:
     for d in planned:
+        if d.pruned:
+            say(f"{d.label}: removed as a whole, since no file has it any more: {', '.join(d.removed)}", err=err)
+            continue
         if d.replaces:
             say(f"{d.label}: ANOTHER FILE has this name: {d.replaces} is deployed, this is {here[d.label]}", err=err)
         show_warnings(here[d.label].partition(":")[2] or d.label, d.warnings)

@@ -12,6 +12,8 @@ from oncue.cli import completers
 from oncue.cli.client import connected, json_file
 from oncue.cli.command_group import Group
 from oncue.cli.commands.deploy import ask, show_trigger
+from oncue.cli.deploying.paths import labelled_files
+from oncue.cli.deploying.values import values_of, values_options
 from oncue.cli.diff_output import changed_functions, show_functions
 from oncue.cli.diff_output import show as show_difference
 from oncue.cli.output import as_json, facts, json_option, listing, plain, say, when
@@ -75,9 +77,10 @@ def show(name: str, json_: bool) -> None:
 
 @rules.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=completers.files)
+@values_options
 @json_option
-def test(files: tuple[str, ...], json_: bool) -> None:
-    """Run the tests in rule files, without a server.
+def test(files: tuple[str, ...], set_: tuple[str, ...], env: tuple[str, ...], json_: bool) -> None:
+    """Run the tests in rule files and directories, without a server.
 
     The tests use the same matching code as the server. `args` are checked against the functions in
     the Python files beside the rules.
@@ -88,7 +91,7 @@ def test(files: tuple[str, ...], json_: bool) -> None:
     """
     from oncue.cli.rule_files import check_offline, read, run_tests, show_tests, warn_offline
 
-    sets = read(files)
+    sets = read([file.path for file in labelled_files(files, "")], values_of(set_, env))
     tests = run_tests(sets)
     if json_:
         as_json(tests)
@@ -138,8 +141,9 @@ def explain(rule: str, event: str, rules_file: str | None, json_: bool) -> None:
 @rules.command()
 @click.argument("file", shell_complete=completers.files)
 @click.option("--label", default="", help="Deployment to compare with (default: the file's name).")
+@values_options
 @json_option
-def diff(file: str, label: str, json_: bool) -> None:
+def diff(file: str, label: str, set_: tuple[str, ...], env: tuple[str, ...], json_: bool) -> None:
     """Show the changes from the deployed rules and functions to those of FILE.
 
     Exit code 1 if there are changes.
@@ -149,8 +153,10 @@ def diff(file: str, label: str, json_: bool) -> None:
       oncue rules diff beamline.yaml
     """
     label = label or Path(file).stem
+    values = values_of(set_, env)
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        filled = values.filled(Path(file).read_bytes(), file)
+        text = filled if isinstance(filled, str) else filled.decode()
     except (OSError, UnicodeDecodeError) as e:
         raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
     with connected() as client:
@@ -162,7 +168,7 @@ def diff(file: str, label: str, json_: bool) -> None:
             say(line)
         functions: list[FunctionChange] = []
         try:
-            functions = changed_functions(client, file, old.get("functions", {}))
+            functions = changed_functions(client, file, old.get("functions", {}), values)
         except MissingExtra as e:
             say(f"functions were not compared: {e}", err=True)
     changed = bool(lines or functions)

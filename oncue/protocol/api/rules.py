@@ -6,17 +6,18 @@ from typing import Annotated, Any
 
 import msgspec
 
-from oncue.protocol.api.base import Moment, Request, Response
+from oncue.protocol.api.base import Moment, Request, Response, Text
 from oncue.protocol.api.triggers import TriggerInfo
 from oncue.protocol.codec import build_decoders
 
 
-class DeployRequest(Request, frozen=True):
+class DeployRequest(Request, frozen=True, omit_defaults=True):
     """POST /v1/rules: deploy rule files, all or none.
 
     `functions` maps each "file.py:name" that the files use to the content hash of a registered
     function. If a label was deployed from another place, the deploy is a conflict unless `replace`
-    is set.
+    is set. `prune` removes in the same step what that label owns (deployments PRUNE/...) and the
+    request does not have.
     """
 
     files: Annotated[list[RuleFile], msgspec.Meta(max_length=1_000)]
@@ -24,6 +25,7 @@ class DeployRequest(Request, frozen=True):
     dry_run: bool = False
     note: str = ""
     replace: bool = False
+    prune: Text = ""
 
 
 class RuleFile(Request, frozen=True):
@@ -51,6 +53,7 @@ class Deployed(Response, frozen=True):
     waits: str = ""  # why its stateful rules do not run yet
     notes: list[str] = []  # of a dry run: what its triggers will do with files that exist
     warnings: list[RuleWarning] = []
+    pruned: bool = False  # removed, since the request asked to prune
 
 
 class RuleWarning(Response, frozen=True):

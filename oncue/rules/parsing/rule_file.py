@@ -41,6 +41,7 @@ from oncue.rules.parsing.rule_run import RuleRun, parse_runs
 from oncue.rules.parsing.test_section import fires, timed_events
 from oncue.strict_yaml.document import Node, Problems, nearest, read
 from oncue.strict_yaml.structs import convert
+from oncue.strict_yaml.variables import check_filled
 
 Kinds = Mapping[str, type[msgspec.Struct]]
 FILE_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("fires", "args", "dead")
@@ -189,6 +190,8 @@ def _rule_set(
     if root is not None:
         if isinstance(root.value, dict):
             check_keys(root, FILE_KEYS, "a rule file", problems)
+            if problems.limited:
+                check_filled(text, root, problems)
             specs = [s for n in list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
             names = others.with_those_of(root)
             relative = {s.name: relative_paths(s.options) for s in specs}

@@ -57,6 +57,18 @@ def check_labels(caller: Caller, files: Sequence[r.RuleFile], deployed: Deployed
         check_owner(caller, f.label, deployed)
 
 
+def prunable(caller: Caller, request: r.DeployRequest, deployed: DeployedRules) -> list[Deployment]:
+    """Return what the label of `prune` owns and the request lacks."""
+    if not request.prune:
+        return []
+    kept, owner = {f.label for f in request.files}, request.prune + "/"
+    return [
+        d
+        for label, d in sorted(deployed.deployments.items())
+        if label.startswith(owner) and label not in kept and caller.sees(d.owner)
+    ]
+
+
 def check_size(files: Sequence[r.RuleFile]) -> None:
     """Check that a request can be parsed in seconds, and stored. Raises Invalid."""
     size = sum(len(f.text) for f in files)

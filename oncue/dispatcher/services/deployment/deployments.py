@@ -23,6 +23,7 @@ from oncue.dispatcher.services.deployment.checks import (
     check_counts,
     check_labels,
     check_origin,
+    prunable,
     warnings_of,
 )
 from oncue.dispatcher.services.deployment.deployed_rules import WITHOUT_RULES, DeployedRules
@@ -66,7 +67,8 @@ class DeploymentService:
         async with self._changing:
             await deployed.sync()
             check_labels(caller, request.files, deployed)
-            labels = {f.label for f in request.files}
+            pruned = prunable(caller, request, deployed)
+            labels = {f.label for f in request.files} | {d.label for d in pruned}
             others = [s for label, s in deployed.rulesets.items() if label not in labels]
             own = deployed.rules_of(caller.subject, besides=labels)
             parsed = await deployed.parser.parse(request.files, others, own, any_name=deployed.off)
@@ -78,22 +80,29 @@ class DeploymentService:
                 for f, rules in zip(request.files, parsed, strict=True)
             ]
             plans = [await plan_file(caller, f, request.note, deployed, context) for f in bound]
+            removals = [await plan_removal(caller, d, deployed, context, request.note) for d in pruned]
             warnings = await warnings_of(parsed, others, context)
             answers = [
                 msgspec.structs.replace(plan.answer, warnings=found)
                 for plan, found in zip(plans, warnings, strict=True)
             ]
+            gone = [msgspec.structs.replace(plan.answer, pruned=True) for plan in removals]
             if not request.dry_run:
-                await self._put_in_force(caller, plans, bound, request.replace)
+                await self._put_in_force(caller, plans, bound, request.replace, removals)
         if not request.dry_run:
-            return await self._wait(answers, bearer)
+            return await self._wait([*answers, *gone], bearer)
         notes = [await self._triggers.previews(f.rules, f.file.path) for f in bound]
-        return [msgspec.structs.replace(a, notes=n) for a, n in zip(answers, notes, strict=True)]
+        return [*(msgspec.structs.replace(a, notes=n) for a, n in zip(answers, notes, strict=True)), *gone]
 
     async def _put_in_force(
-        self, caller: Caller, plans: Sequence[Plan], bound: Sequence[BoundFile], replace: bool
+        self,
+        caller: Caller,
+        plans: Sequence[Plan],
+        bound: Sequence[BoundFile],
+        replace: bool,
+        removals: Sequence[Plan],
     ) -> None:
-        """Register the files' scripts, and record the plans.
+        """Register the files' scripts, and record the plans and removals.
 
         Raises Conflict for a file from another place, unless `replace`.
         """
@@ -102,7 +111,7 @@ class DeploymentService:
                 check_origin(plan.answer.replaces, f.file)
         for f in bound:
             await self._functions.register_scripts(caller, f.scripts)
-        await self._record(plans)
+        await self._record([*plans, *removals])
 
     async def rollback(
         self, caller: Caller, label: str, version: int, dry_run: bool = False, bearer: str = ""

@@ -98,10 +98,16 @@ def _parse_again(old: Deployment, others: Sequence[RuleSet]) -> RuleSet:
     return rules
 
 
-async def plan_removal(caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext) -> Plan:
-    """Plan to remove all rules and triggers of a label."""
+async def plan_removal(
+    caller: Caller, old: Deployment, deployed: DeployedRules, context: ServerContext, note: str | None = None
+) -> Plan:
+    """Plan to remove all rules and triggers of a label.
+
+    `note` None: that of the old one.
+    """
     version = await next_version(context.view, old.label)
-    gone = msgspec.structs.replace(old, version=version, at_us=now_us(), owner=caller.subject, removed=True)
+    note = old.note if note is None else note
+    gone = msgspec.structs.replace(old, version=version, at_us=now_us(), owner=caller.subject, removed=True, note=note)
     rules = deployed.rulesets.get(old.label)  # without rules, none is read
     names = [rule.name for rule in rules.rules] if rules else []
     return Plan(r.Deployed(label=old.label, version=version, changed=True, removed=names), gone)

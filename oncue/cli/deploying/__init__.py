@@ -1,0 +1,1 @@
+"""`oncue deploy`: which files, with which values, under which labels."""
