@@ -192,6 +192,7 @@ def _rule_set(
             check_keys(root, FILE_KEYS, "a rule file", problems)
             if problems.limited:
                 check_filled(text, root, problems)
+                problems.check()  # the others may be due to it
             specs = [s for n in list_of(root, "triggers", problems) if (s := _trigger(n, kinds, problems))]
             names = others.with_those_of(root)
             relative = {s.name: relative_paths(s.options) for s in specs}
