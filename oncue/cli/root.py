@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "logs": ("tasks", "logs", "Print the output of a task."),
     "events": ("events", "events", "List, inspect and send events."),
     "trace": ("trace", "trace", "Show all that followed from an event."),
+    "replay": ("reporting.replay", "replay", "Let rules see stored events again."),
     "report": ("reporting.report", "report", "Account for all events: done, failed, waiting, missing."),
     "functions": ("functions", "functions", "List, inspect and register functions."),
     "rules": ("rules", "rules", "List, test, explain, enable and disable rules."),

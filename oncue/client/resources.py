@@ -290,6 +290,10 @@ class Rules(Resource):
         body = {"event": event} if event is not None else {"offset": offset}
         return self._post(r.Explanation, f"/v1/rules/{in_path(name)}/explain", body, repeat=True)
 
+    def replay(self, name: str, request: r.ReplayRequest) -> r.ReplayPage:
+        """Test a rule with a page of stored events again. Raises Conflict, NotFound."""
+        return self._post(r.ReplayPage, f"/v1/rules/{in_path(name)}/replay", msgspec.to_builtins(request), repeat=True)
+
     def history(self, label: str) -> builtins.list[dict[str, Any]]:
         return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{in_path(label)}")
 
@@ -336,14 +340,11 @@ class Events(Resource):
         """
         return self._get(r.Trace, f"/v1/tasks/{in_path(task)}/trace" if task else f"/v1/events/{offset}/trace")
 
-    def report(
-        self, *, since_us: int = 0, until_us: int = 0, rule: str = "", trigger: str = "", group: str = ""
-    ) -> Iterator[r.ReportItem]:
+    def report(self, **filters: Any) -> Iterator[r.ReportItem]:
         """Yield what became of each event, oldest first. Raises Invalid, NotFound.
 
-        `rule`: this one, and those that follow its outcomes; `group`: a path into the event.
+        `filters`: `since_us`, `until_us`, `rule`, `trigger`, and `group`, a path into the event.
         """
-        filters = {"rule": rule, "trigger": trigger, "group": group, "since_us": since_us, "until_us": until_us}
         return self._pages(r.ReportItem, "/v1/report", None, **flags(filters))
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:

@@ -44,6 +44,7 @@ from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService, close_open_tasks
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.history.replays import ReplayService
 from oncue.dispatcher.services.history.reports import ReportService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
@@ -244,6 +245,7 @@ class Server:
             StatusService(context, bridge, ownership, deployed, triggers, stateful, self._effects.usage, budgets),
             TraceService(context, events),
             ReportService(context, deployed, stateful, self._surveyor),
+            ReplayService(context, deployed, self._surveyor),
             context.wait_for,
             self.sync_registry,
         )

@@ -85,6 +85,7 @@ class Call(Stored, frozen=True):
     stream: str = ""  # id of the client's outcome stream that receives the outcomes
     run: RunOptions | None = None  # of the call; over those of the function
     firing_tasks: int = 0  # that one firing of a rule with limiters makes; 0: the rule has none
+    replay: str = ""  # name of the replay that made the task; "": its event did when it arrived
 
 
 # ---------------------------------------------------------------- tasks and their attempts

@@ -61,7 +61,7 @@ class BatchResult:
     def __init__(self, active_rules: ActiveRules, directory: EndpointDirectory, replay: str) -> None:
         self._active_rules, self._replay = active_rules, replay
         now = now_us()
-        self.frames = TaskFrames(directory, now)
+        self.frames = TaskFrames(directory, now, replay)
         self._now_ms = now // 1000
         self._matches: list[Record] = []
         self._matches_bytes = 0
@@ -244,7 +244,8 @@ class BatchResult:
             extension_number(event.extensions.get("oncuetimems")),
             len(ready),
         )
-        self.frames.add(entry, ready, task_ids, (event.source, event.id), _mark_us(event))
+        mark_us = 0 if self._replay else _mark_us(event)  # a replay is no measure of latency
+        self.frames.add(entry, ready, task_ids, (event.source, event.id), mark_us)
         counts[1] += len(ready)
 
     def _could_not_evaluate(self, entry: ActiveRule, event: Event, why: str) -> None:

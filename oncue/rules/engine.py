@@ -41,6 +41,7 @@ from oncue.rules.task_frames import EndpointDirectory, commit
 
 GROUP = "rules"
 OUTCOMES_GROUP = "rules.outcomes"
+REPLAYS_GROUP = "rules.replays"  # commits appends only, no offsets
 OUTCOMES_S = 2.0  # between two commits of outcomes that start no rule
 SKIP_S = 0.2  # while no rule is on outcomes, those of this time are skipped together
 MAX_BATCHES = 16  # in one commit
@@ -168,6 +169,21 @@ class Engine:
                     work, done = self._new_work(), []
         if done:
             await self._commit(work, done, self._group)
+
+    async def replay(self, entry: ActiveRule, name: str, batches: Sequence[RecordBatch]) -> tuple[int, int]:
+        """Test one rule with stored events once more; return the tasks and dead letters.
+
+        The ids of its tasks follow from `name`. No other rule sees the events, and no offset moves.
+        """
+        tasks = dead = 0
+        for batch in batches:
+            rest: RecordBatch | None = batch
+            while rest is not None:
+                work = BatchResult(ActiveRules([entry]), self._directory, name)
+                _, rest = await self._process(work, rest)
+                await self._commit(work, (), REPLAYS_GROUP)
+                tasks, dead = tasks + work.frames.tasks, dead + len(work.frames.dead)
+        return tasks, dead
 
     async def _process(
         self, work: BatchResult, batch: RecordBatch, events: Sequence[Event] = ()

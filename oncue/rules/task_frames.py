@@ -58,8 +58,8 @@ class RuleError(Exception):
 class TaskFrames:
     """Tasks by action, dead letters and events of several batches."""
 
-    def __init__(self, directory: EndpointDirectory, now_us: int) -> None:
-        self._directory, self.now_us = directory, now_us
+    def __init__(self, directory: EndpointDirectory, now_us: int, replay: str = "") -> None:
+        self._directory, self.now_us, self._replay = directory, now_us, replay
         self.dead: list[DeadLetter] = []
         self.events: list[Record] = []
         self.empty: dict[ActiveRule, int] = {}  # firings whose `for_each` was empty
@@ -165,7 +165,9 @@ class TaskFrames:
     def _call(self, action: Action, endpoint: str, key: str) -> Call:
         expires_us = self.now_us + action.expires_ms * 1_000 if action.expires_ms else 0
         run = msgspec.structs.replace(action.call.run or NO_OPTIONS, affinity=key) if key else action.call.run
-        return msgspec.structs.replace(action.call, endpoint=endpoint, expires_us=expires_us, run=run)
+        return msgspec.structs.replace(
+            action.call, endpoint=endpoint, expires_us=expires_us, run=run, replay=self._replay
+        )
 
 
 def _frames(tasks: list[TaskRecord]) -> Iterable[list[TaskRecord]]:

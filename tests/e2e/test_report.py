@@ -185,3 +185,37 @@ def test_reports_by_rule_group_and_format(stopped: System) -> None:
     stopped.oncue("report", "--rule", "nobody", code=4)
     stopped.oncue("report", "--group", "data..", code=2)
     stopped.oncue("report", "--day", "yesterday", "--since", "1h", code=2)
+
+
+def test_a_replay_makes_tasks_of_its_own_once_also_over_a_kill(stopped: System) -> None:
+    stopped.up("--workers", "1")
+    deploy(stopped)
+    send(stopped, [(n, "work") for n in range(12)])
+    stopped.await_tasks(12, rule="work")
+    first = {task["id"] for task in stopped.tasks(rule="work", limit="100")}
+    words = ("replay", "--rule", "work", "--since", "1h")
+
+    counted = stopped.json(*words, "--state", "failed", "--dry-run")
+    assert counted["rules"]["work"]["chosen"] == 2
+    assert len(stopped.tasks(rule="work", limit="100")) == 12
+    running = stopped.start(*words, "--where", "data.n < 9", "--name", "again", "--yes")
+    server = stopped.server
+    server.kill()
+    psutil.wait_procs([server])
+    stopped.up("--workers", "1")
+    said, trouble = running.communicate(timeout=120)
+    assert running.returncode == 0, said + trouble
+    repeated = stopped.json(*words, "--where", "data.n < 9", "--name", "again", "--yes")
+
+    assert repeated["rules"]["work"]["tasks"] == 9
+    stopped.await_tasks(21, rule="work")
+    again = [task for task in stopped.tasks(rule="work", limit="100") if task["id"] not in first]
+    assert [task["replay"] for task in again] == ["again"] * 9
+    assert not stopped.tasks(rule="three")
+    assert report(stopped)["arrived"] == 12
+    other = stopped.json(*words, "--state", "failed", "--name", "other", "--yes")
+    assert other["rules"]["work"]["tasks"] == 2
+    stopped.oncue(*words, "--where", "data.n <", "--yes", code=2)
+    stopped.oncue("replay", "--rule", "once", "--yes", code=1)
+    stopped.oncue("replay", "--rule", "after", "--yes", code=1)
+    stopped.oncue("replay", "--rule", "nobody", "--yes", code=4)

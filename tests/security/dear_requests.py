@@ -280,6 +280,10 @@ DEAR: dict[str, Maker] = {
     "GET /v1/rules/{name}": get("/v1/rules/zqmark-rule"),
     "POST /v1/rules/{name}/enable": _why("enable"),
     "POST /v1/rules/{name}/disable": _why("disable"),
+    "POST /v1/rules/{name}/replay": lambda w: [
+        _json("POST", "/v1/rules/zqmark-rule/replay", {"name": "dear", "limit": 1000, "where": where})
+        for where in ("", "[1,2,3,4,5,6,7,8,9].all(x, [1,2,3,4,5,6,7,8,9].all(y, x * y < 100))")
+    ],
     "POST /v1/rules/{name}/explain": _explain,
     "GET /v1/deployments/{label}": get("/v1/deployments/many"),
     "POST /v1/deployments/{label}/rollback": lambda w: [

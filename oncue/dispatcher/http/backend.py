@@ -17,6 +17,7 @@ from oncue.dispatcher.services.deployment.deployments import DeploymentService
 from oncue.dispatcher.services.endpoints import EndpointService
 from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
+from oncue.dispatcher.services.history.replays import ReplayService
 from oncue.dispatcher.services.history.reports import ReportService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
@@ -51,6 +52,7 @@ class Backend:
     status: StatusService
     traces: TraceService
     reports: ReportService
+    replays: ReplayService
     # Wait until the view has reached an `Oncue-Position`, 2 s at most.
     wait_for: Callable[[str], Awaitable[None]]
     # True once all that other servers have registered is in force here.

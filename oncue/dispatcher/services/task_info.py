@@ -114,6 +114,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         rule_version=call.rule_version,
         event=state.event,
         retry_of=state.retry_of.hex(),
+        replay=call.replay,
         attempt=state.attempt,
         accepted_us=state.accepted_us,
         started_us=closing.started_us if closing else (state.running[1] if state.running[0] == state.attempt else 0),

@@ -21,7 +21,7 @@ from oncue.protocol.api.registry import (
     TokenRequest,
     parameter_infos,
 )
-from oncue.protocol.api.reports import ReportItem, ReportReason, ReportStages
+from oncue.protocol.api.reports import ReplayPage, ReplayRequest, ReportItem, ReportReason, ReportStages
 from oncue.protocol.api.rules import (
     Deployed,
     DeployRequest,
@@ -100,6 +100,8 @@ __all__ = [
     "Problem",
     "PropertiesInfo",
     "Registered",
+    "ReplayPage",
+    "ReplayRequest",
     "ReportItem",
     "ReportReason",
     "ReportStages",

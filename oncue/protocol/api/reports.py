@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from oncue.protocol.api.base import Moment, Response
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
 
 #: What became of an event, the most serious first: that of its parts is that of the event.
@@ -47,6 +51,30 @@ class ReportItem(Response, frozen=True):
     stages: ReportStages | None = None
 
     at = Moment("at_us")
+
+
+class ReplayRequest(Request, frozen=True):
+    """POST /v1/rules/{name}/replay: test the rule with a page of stored events once more."""
+
+    #: Of the replay. The same events, rule and name give the same tasks.
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")]
+    since_us: Time = 0
+    until_us: Time = 0
+    where: Text = ""  # CEL over the event
+    state: Literal["", "failed", "done", "none"] = ""  # of the event's tasks by this rule; none: it has no task
+    dry_run: bool = False  # only count
+    cursor: Name = ""
+    limit: PageLimit = 200
+
+
+class ReplayPage(Response, frozen=True):
+    """Counts of a page of a replay."""
+
+    events: int = 0  # that were looked at
+    chosen: int = 0  # by where, state, and `on` and conditions of the rule
+    tasks: int = 0  # that there are now; in a dry run 0
+    letters: int = 0  # dead letters
+    next: str | None = None
 
 
 build_decoders(globals())

@@ -130,6 +130,7 @@ class TaskInfo(Response, frozen=True):
     rule_version: int = 0
     event: tuple[str, str] | None = None  # (source, id)
     retry_of: str = ""
+    replay: str = ""  # name of the replay that made it
     replaced_by: str = ""  # the newest task that is a retry by hand of this one
     attempt: int = 1
     accepted_us: int = 0

@@ -1,12 +1,13 @@
-"""Route of reports: what became of each event."""
+"""Routes of reports and replays."""
 
 from __future__ import annotations
 
-from oncue.dispatcher.http.route import RequestContext, Route
+from oncue.dispatcher.http.route import SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.schemas import ReportQuery
 from oncue.dispatcher.services.history.reports import ReportFilter
-from oncue.errors import NotFound
-from oncue.protocol.api import Page, ReportItem
+from oncue.errors import Conflict, DiskFull, NotFound
+from oncue.protocol.api import Page, ReplayPage, ReplayRequest, ReportItem
+from oncue.rules.survey.surveyor import SurveyFailed
 
 
 async def report(context: RequestContext) -> Page:
@@ -25,6 +26,10 @@ async def report(context: RequestContext) -> Page:
     )
 
 
+async def replay(context: RequestContext) -> ReplayPage:
+    return await context.backend.replays.page(context.caller, context.path("name"), context.body)
+
+
 ROUTES = (
     Route(
         "GET",
@@ -36,5 +41,16 @@ ROUTES = (
         gives=Page,
         items=ReportItem,
         errors=(NotFound,),
+    ),
+    Route(
+        "POST",
+        "/v1/rules/{name}/replay",
+        replay,
+        summary="Test a rule with a page of stored events once more. With dry_run: only count.",
+        scope="user",
+        takes=ReplayRequest,
+        max_bytes=SMALL_BYTES,
+        gives=ReplayPage,
+        errors=(NotFound, Conflict, DiskFull, SurveyFailed),
     ),
 )

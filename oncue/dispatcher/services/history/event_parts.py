@@ -91,7 +91,7 @@ def reasons(
 
 
 def _of_tasks(account: EventAccount, at: Circumstances) -> Iterable[r.ReportReason]:
-    replaced = {task.retry_of for task in account.tasks if task.retry_of}
+    replaced = _replaced(account.tasks)
     for task in account.tasks:
         call = task.call
         if task.id in replaced or not at.caller.sees(call.owner) or (at.only and call.rule not in at.only):
@@ -104,6 +104,30 @@ def _of_tasks(account: EventAccount, at: Circumstances) -> Iterable[r.ReportReas
         else:
             why = ": ".join(filter(None, (task.state.name.lower(), at.why(task.id))))
             yield r.ReportReason(state=FAILED, why=why, rule=call.rule, task=task.id.hex())
+
+
+def _replaced(tasks: Sequence[AccountedTask]) -> set[bytes]:
+    """Return the tasks in whose place others count, and all that followed them.
+
+    A retry by hand counts in place of its task, the newest replay of a rule in place of all that
+    the rule made of the event before.
+    """
+    found = {task.retry_of for task in tasks if task.retry_of}
+    newest: dict[str, AccountedTask] = {}  # of each rule
+    for task in tasks:
+        known = newest.get(task.call.rule)
+        if task.call.replay and (known is None or task.accepted_us > known.accepted_us):
+            newest[task.call.rule] = task
+    for task in tasks:
+        by = newest.get(task.call.rule)
+        if by is not None and not task.after and task.call.replay != by.call.replay:
+            found.add(task.id)
+    for _ in tasks:
+        more = {task.id for task in tasks if task.after in found} - found
+        if not more:
+            break
+        found |= more
+    return found
 
 
 def _of_letters(letters: Sequence[DeadRow], at: Circumstances) -> Iterable[r.ReportReason]:

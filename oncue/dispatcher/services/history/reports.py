@@ -13,6 +13,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
+from oncue.dispatcher.services.history.cursors import position
 from oncue.dispatcher.services.history.event_parts import Circumstances, HeldUp, needs_preview, reasons, stages
 from oncue.dispatcher.services.history.rules_then import RulesThen
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
@@ -32,7 +33,6 @@ from oncue.rules.survey.surveyor import SurveyFailed, Surveyor
 from oncue.task_lifecycle import State
 from oncue.view import EventRow
 from oncue.view.chains.event_accounts import EventAccount
-from oncue.view.record_rows import unpack_position
 
 FAILURES = 200  # of a page, whose reasons are read
 GROUP_CHARS = 200
@@ -64,7 +64,7 @@ class ReportService:
         There may be more with `next`, even if the page has no items. Raises Invalid, NotFound.
         """
         group = _path(filters.group)
-        after = _position(filters.cursor)
+        after = position(filters.cursor)
         until_us = filters.until_us or now_us() + 1
         only = self._chain(caller, filters.rule)
         at, accounts, following = await self._read(caller, filters, until_us, after, only)
@@ -231,12 +231,3 @@ def _path(text: str) -> Get | None:
         return getter(text)
     except ValueError as e:
         raise Invalid(f"group: {e}", remedy="give a path such as data.sample") from None
-
-
-def _position(cursor: str) -> int:
-    """Return the row after which a page begins. Raises Invalid."""
-    if not cursor:
-        return 0
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
-    return int(cursor)

@@ -51,6 +51,7 @@ SERVICES = {
     },
     "traces": {"of_event": "_trace_of_event", "of_task": "_trace_of_task"},
     "reports": {"page": "_report"},
+    "replays": {"page": "_replay"},
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -318,6 +319,9 @@ class MemoryBackend:
 
     async def _report(self, caller: Caller, filters: ReportFilter) -> r.Page:
         return r.Page(items=[r.ReportItem(offset=1, source="/s", id="e", type="t", at_us=1)])
+
+    async def _replay(self, caller: Caller, rule: str, request: r.ReplayRequest) -> r.ReplayPage:
+        return r.ReplayPage(events=1)
 
     async def _triggers(self, caller: Caller, bearer: str = "") -> list[r.TriggerInfo]:
         if self.fail is not None:
