@@ -192,12 +192,12 @@ def test_a_replay_makes_tasks_of_its_own_once_also_over_a_kill(stopped: System) 
     deploy(stopped)
     send(stopped, [(n, "work") for n in range(12)])
     stopped.await_tasks(12, rule="work")
-    first = {task["id"] for task in stopped.tasks(rule="work", limit="100")}
+    first = {task["id"] for task in stopped.tasks(rule="work")}
     words = ("replay", "--rule", "work", "--since", "1h")
 
     counted = stopped.json(*words, "--state", "failed", "--dry-run")
     assert counted["rules"]["work"]["chosen"] == 2
-    assert len(stopped.tasks(rule="work", limit="100")) == 12
+    assert len(stopped.tasks(rule="work")) == 12
     running = stopped.start(*words, "--where", "data.n < 9", "--name", "again", "--yes")
     server = stopped.server
     server.kill()
@@ -209,7 +209,7 @@ def test_a_replay_makes_tasks_of_its_own_once_also_over_a_kill(stopped: System) 
 
     assert repeated["rules"]["work"]["tasks"] == 9
     stopped.await_tasks(21, rule="work")
-    again = [task for task in stopped.tasks(rule="work", limit="100") if task["id"] not in first]
+    again = [task for task in stopped.tasks(rule="work") if task["id"] not in first]
     assert [task["replay"] for task in again] == ["again"] * 9
     assert not stopped.tasks(rule="three")
     assert report(stopped)["arrived"] == 12

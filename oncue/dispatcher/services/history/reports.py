@@ -33,6 +33,7 @@ from oncue.rules.survey.surveyor import SurveyFailed, Surveyor
 from oncue.task_lifecycle import State
 from oncue.view import EventRow
 from oncue.view.chains.event_accounts import EventAccount
+from oncue.view.record_rows import unpack_position
 
 FAILURES = 200  # of a page, whose reasons are read
 GROUP_CHARS = 200
