@@ -107,7 +107,7 @@ class ReplayService:
 
 def _condition(where: str) -> Deployment:
     """Return a rule file that fires where the condition holds."""
-    rule = {"name": WHERE, "on": {"source": "*"}, "when": where, "run": {"function": "a.py:a", "endpoint": "a"}}
+    rule = {"name": WHERE, "on": {"id": {"exists": True}}, "when": where, "run": {"function": "a.py:a", "endpoint": "a"}}
     return Deployment(VERSION, WHERE, 1, "", json.dumps({"rules": [rule]}), {})
 
 
