@@ -107,7 +107,7 @@ def _of_match(rule: Rule, event: Event) -> Verdict:
         rule.operators.match(rule.name, "", 0, event, 0, 0)
     except Invalid as e:
         return Verdict(rule.name, FAILED, why=e.message[:CHARS])
-    suppresses = any(o.operator.SUPPRESSES for o in rule.operators.operators)
+    suppresses = bool(rule.operators.limiters) or any(o.operator.SUPPRESSES for o in rule.operators.operators)
     return Verdict(rule.name, MATCHED, why=rule.operators.describe()[:CHARS], suppresses=suppresses)
 
 

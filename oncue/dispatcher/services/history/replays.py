@@ -70,8 +70,8 @@ class ReplayService:
             raise Conflict(f"the rule {name!r} is {state}: {why}", remedy=f"oncue rules enable {name}")
         if entry.rule.operators is not None:
             raise Conflict(
-                f"the rule {name!r} has operators, whose states are those of the events that arrive now",
-                remedy="replay rules without operators; of others, retry tasks: oncue tasks retry --rule NAME",
+                f"the rule {name!r} has operators or limits, whose states are those of the events that arrive now",
+                remedy="replay rules without them; of others, retry tasks: oncue tasks retry --rule NAME",
             )
         if entry.rule.follows is not None:
             raise Conflict(
@@ -107,7 +107,12 @@ class ReplayService:
 
 def _condition(where: str) -> Deployment:
     """Return a rule file that fires where the condition holds."""
-    rule = {"name": WHERE, "on": {"id": {"exists": True}}, "when": where, "run": {"function": "a.py:a", "endpoint": "a"}}
+    rule = {
+        "name": WHERE,
+        "on": {"id": {"exists": True}},
+        "when": where,
+        "run": {"function": "a.py:a", "endpoint": "a"},
+    }
     return Deployment(VERSION, WHERE, 1, "", json.dumps({"rules": [rule]}), {})
 
 
