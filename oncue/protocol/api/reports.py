@@ -54,7 +54,7 @@ class ReportItem(Response, frozen=True):
 
 
 class ReplayRequest(Request, frozen=True):
-    """POST /v1/rules/{name}/replay: test the rule with a page of stored events once more."""
+    """POST /v1/rules/{name}/replay: test a rule with stored events once more."""
 
     #: Of the replay. The same events, rule and name give the same tasks.
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$")]

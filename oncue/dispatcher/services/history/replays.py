@@ -38,7 +38,10 @@ class ReplayService:
         self._context, self._deployed, self._surveyor = context, deployed, surveyor
 
     async def page(self, caller: Caller, rule: str, request: r.ReplayRequest) -> r.ReplayPage:
-        """Test the rule with a page of events. Raises Conflict, Invalid, NotFound, SurveyFailed."""
+        """Test the rule with a page of events.
+
+        Raises Conflict, Invalid, NotFound, SurveyFailed.
+        """
         self._context.check_accepting()
         entry = self._entry(caller, rule)
         if not request.cursor:
