@@ -161,6 +161,10 @@ class Operator(Stored, Generic[S], frozen=True):
     # It buffers events, so it must be the rule's last operator. Its states depend on the buffered
     # values too.
     BUFFERS: ClassVar[bool] = False
+    # The option that a plain value stands for, in place of a mapping.
+    PLAIN: ClassVar[str] = ""
+    # Events in its buffer stay there when options or arguments of the rule change.
+    KEEPS_STATES: ClassVar[bool] = False
     # A firing has several events; arguments use ${each.PATH}, ${count} ...
     FIRES_MANY: ClassVar[bool] = False
     # It waits for certain events: arguments use ${expected} and ${missing}.

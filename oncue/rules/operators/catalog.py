@@ -19,6 +19,7 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS, encode
 from oncue.rules.limiters.catalog import STATES as LIMITER_STATES
+from oncue.rules.operators.after import AfterOperator
 from oncue.rules.operators.base import AnyOperator, OperatorState
 from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.count import CountOperator
@@ -38,6 +39,7 @@ OPERATORS: tuple[type[AnyOperator], ...] = (
     CountOperator,
     JoinOperator,
     WindowOperator,
+    AfterOperator,
     BatchOperator,
 )
 
@@ -110,8 +112,10 @@ def keyed_operator(operator: AnyOperator, key: str) -> KeyedOperator:
 def operator_id(operator: AnyOperator, needs: tuple[str, ...]) -> str:
     """Return the id under which states are stored.
 
-    An operator whose options change starts afresh; one that buffers events also does when the
-    buffered values change.
+    An operator whose options change starts afresh, unless it keeps its states; one that buffers
+    events also does when the buffered values change.
     """
+    if operator.KEEPS_STATES:
+        return blake2b(operator.name().encode(), digest_size=8).hexdigest()
     values = encode(needs) if operator.BUFFERS else b""
     return blake2b(encode(operator) + values, digest_size=8).hexdigest()

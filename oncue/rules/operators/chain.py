@@ -211,6 +211,8 @@ def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problem
 
 def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> CompiledOperator | None:
     name = member.name()
+    if member.PLAIN and isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
+        node = Node({member.PLAIN: node}, node.line, node.column)
     if not _has_options(name, node, member.OPTIONS, member.EXAMPLE, problems):
         return None
     template, text = _key(name, node.value.get("key"), problems)

@@ -150,6 +150,7 @@ OPERATORS: Mapping[str, Schema] = {
     "session": duration("A window ends with such a pause"),
     "size": duration("Longest session"),
     "time": text('accepted, or where the event has its time: "${data.time}"'),
+    "delay": duration("Time that passes before the rule fires"),
     "late": duration("How long a window waits for events that arrive late"),
     "n": whole("Events that must come"),
     "within": duration("Time in which they must come"),

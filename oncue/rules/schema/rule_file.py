@@ -74,7 +74,10 @@ def _operator(member: type[AnyOperator | AnyLimiter]) -> Schema:
     known, name = fragments.OPERATORS, member.name()
     keys = ("key", *member.OPTIONS)
     types = {key: known.get(f"{name}.{key}", known.get(key, {})) for key in keys}
-    return _mapping(types, keys) | {"description": f"{name}: {member.EXAMPLE}"}
+    made = _mapping(types, keys) | {"description": f"{name}: {member.EXAMPLE}"}
+    if plain := getattr(member, "PLAIN", ""):
+        made["type"] = ["object", *types[plain]["type"]]
+    return made
 
 
 def _conditions() -> dict[str, Schema]:

@@ -65,6 +65,12 @@ K = 'key: "${data.k}"'
             [(8_000, 3), (14_000, 4)],
         ),
         (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (0, "a2")], [(5_000, 2)]),
+        # after: each event once its time has come, once
+        ("after: 2d", [(0, "a1"), (5, "b2")], [(172_800_000, 1), (172_800_005, 2)]),
+        ("after: {delay: 10s}", [(0, "a1"), (9_999, "a1"), (10_000, "a1"), (19_999, "a1")], [(10_000, 1)]),
+        ("after: 10s", [(0, "a1"), (20_000, "a1")], [(10_000, 1), (30_000, 1)]),
+        (f"after: {{{K}, delay: 10s}}", [(0, "a1"), (5_000, "a2"), (5_001, "b3")], [(10_000, 1), (15_001, 3)]),
+        (f"dedupe: {{{K}, ttl: 1h}}, after: 10s", [(0, "a1"), (1, "a2"), (2, "b3")], [(10_000, 1), (10_002, 3)]),
         # one after the other
         (
             f"dedupe: {{{K}, ttl: 1s}}, debounce: {{quiet: 5s}}",
@@ -345,6 +351,10 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("join: {list: [a], deadline: 3s}", "`join.list` needs `by`"),
         ("join: {count: 3, deadline: 3s, then: fail}", "join.then is 'fail'"),
         ("join: {count: 3, deadline: 3s, by: 7}", "join.by is a text with ${...}, not a whole number"),
+        ("after: {}", "`after` lacks the key 'delay'"),
+        ("after: 31d", "after: it takes more than 0 and at most 30d"),
+        ("after: [1]", "`after` is a mapping, not a list"),
+        ("debounce: {quiet: 1s}, after: 1s", "`debounce` buffers events, and `after` would come after it"),
         ("window: {late: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
         ("window: {tumbling: 5s, session: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
         ("window: {sliding: 5s}", "`window` lacks the key 'every'"),

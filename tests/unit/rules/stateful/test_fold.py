@@ -19,6 +19,7 @@ from oncue.log.base import Record
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
+from oncue.rules.operators.after import AfterOperator
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, BatchOperator, BatchState
 from oncue.rules.operators.catalog import keyed_operator, operator_id, resolve
@@ -47,6 +48,7 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (SampleOperator("${k}", first=2, every=2, ttl_ms=30),),
     (DebounceOperator("${k}", 10, 25),),
     (CountOperator("${k}", 3, 30),),
+    (AfterOperator("${k}", 20),),
     (WindowOperator("${k}", "tumbling", 30, 30),),
     (WindowOperator("${k}", "session", 40, 0, 13),),
     (WindowOperator("${k}", "sliding", 30, 10),),
@@ -250,6 +252,16 @@ def test_windows_of_a_removed_operator_fire_as_they_are() -> None:
     assert opened == BatchState(
         4, count=2, size_bytes=20, buffered_bytes=opened.buffered_bytes, opening=3, label="f", version=1
     )
+
+
+def test_an_event_that_waits_keeps_its_time_when_the_rule_changes() -> None:
+    old, new = AfterOperator("", 100), AfterOperator("", 500)
+    assert operator_id(old, ("data.a",)) == operator_id(new, ("data.b",))
+    states = InMemoryStates()
+    folded(states, [(0, match((old,), 0, 1_000, ["a"]))])
+    folded(states, [(1, match((new,), 1, 1_000, ["b"]))])
+    assert not folded(states, [(2, Tick(VERSION, 1_099))])
+    assert [(c.why, c.opened_ms) for c in folded(states, [(3, Tick(VERSION, 1_100))])] == [("after", 1_000)]
 
 
 def grouped(store: SqliteStates, first: int, *records: MatchesRecord, part: int = 0) -> list[ClosedWindow]:
