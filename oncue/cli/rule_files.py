@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from oncue.protocol.records import Parameter
     from oncue.rules.parsing.rule_file import RuleSet
 
+_ONE_BY_ONE = "deploy the files one at a time"
+_NONE: Mapping[tuple[str, str], str] = {}
+
 
 class FileTestResult(msgspec.Struct, frozen=True):
     """The result of one test in a rule file."""
@@ -64,9 +67,10 @@ def read(paths: Sequence[str], values: Values | None = None) -> list[RuleSet]:
     return sets
 
 
-def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
+def pack_functions(sets: Sequence[RuleSet], locked: Mapping[tuple[str, str], str] = _NONE) -> dict[str, Packed]:
     """Pack the functions in Python files beside the rules.
 
+    `locked`: hashes of those that are not there, by rule file and name.
     Returns {"tomo.py:reconstruct": packed function}. Names of registered functions are left out.
     Raises RuleFileError if a function cannot be packed, or if two rule files have different
     functions under one name.
@@ -74,16 +78,21 @@ def pack_functions(sets: Sequence[RuleSet]) -> dict[str, Packed]:
     from oncue.functions import pack_file
 
     packed_by_name: dict[str, Packed] = {}
+    contents = {name: content for (_, name), content in locked.items()}
     for ruleset, function, path, name in _own_functions(sets):
+        if (ruleset.file, function) in locked:
+            if contents[function] != locked[ruleset.file, function] or function in packed_by_name:
+                raise _at(ruleset, function, f"{function} is another function in another file", _ONE_BY_ONE)
+            continue
         try:
             with _printing_aside():
                 packed = pack_file(path, name, _options(ruleset, function))
         except OncueError as e:
             raise _at(ruleset, function, f"{function}: {e.message}", e.remedy) from None
         other = packed_by_name.setdefault(function, packed)
-        if other.id != packed.id:
+        if contents.get(function, packed.id) != packed.id or other.id != packed.id:
             what = f"{function} is a different function for this rule file than for another one"
-            raise _at(ruleset, function, what, "deploy the files one at a time")
+            raise _at(ruleset, function, what, _ONE_BY_ONE)
     return packed_by_name
 
 

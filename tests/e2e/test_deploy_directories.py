@@ -104,6 +104,28 @@ def test_a_deploy_that_lacks_something_changes_nothing(
     assert labels(shared, owner) == set()
 
 
+def test_exported_files_deploy_to_the_same(shared: System, owner: str) -> None:
+    deploy(shared, owner, "--yes")
+    written = shared.json("rules", "export", f"{owner}-out", "--label", owner)
+    assert [w["file"] for w in written] == [f"{owner}-out/one.yaml", f"{owner}-out/sub/two.yaml"]
+    before = {name: shared.json("rules", "history", f"{owner}/{name}")[0] for name in ("one", "sub/two")}
+
+    again = ("--label", owner, "--replace", "--prune", "--yes")
+    shared.oncue("deploy", f"{owner}-out", *again)
+
+    for name, old in before.items():
+        new = shared.json("rules", "history", f"{owner}/{name}")[0]
+        assert (new["text"], new["functions"]) == (old["text"], old["functions"])
+        assert (new["version"], new["removed"]) == (2, False)
+    assert "no change" in shared.oncue("deploy", f"{owner}-out", *again[:-1], "--dry-run").stdout
+    # A Python file beside the rules wins over the lock.
+    shared.write(f"{owner}-out/weigh.py", FUNCTION.replace("*", "+"))
+    shared.write(f"{owner}-out/sub/weigh.py", FUNCTION.replace("*", "+"))
+    assert "function weigh.py:weigh" in shared.oncue("deploy", f"{owner}-out", *again[:-1], "--dry-run").stdout
+    shared.write(f"{owner}-out/one.yaml", "rules: []\n")
+    assert "has another text" in shared.oncue("rules", "export", f"{owner}-out", "--label", owner, code=1).stderr
+
+
 def test_tests_and_differences_take_values_too(shared: System, owner: str) -> None:
     values = ("--env", f"{owner}/prod.yaml", "--set", "factor:=3")
     assert "2 of 2 tests passed" in shared.oncue("rules", "test", owner, *values).stderr

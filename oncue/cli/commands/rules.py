@@ -20,6 +20,7 @@ from oncue.cli.output import as_json, facts, json_option, listing, plain, say, w
 from oncue.cli.rule_state import state_text, unevaluated_text, used_text
 from oncue.cli.tasks.ids import may_be_task, whole_id
 from oncue.errors import Invalid, MissingExtra
+from oncue.extras import need
 from oncue.protocol.api import FunctionChange, RuleInfo
 from oncue.protocol.records import origin
 
@@ -179,6 +180,35 @@ def diff(file: str, label: str, set_: tuple[str, ...], env: tuple[str, ...], jso
         show_functions(label, functions)
     if changed:
         raise SystemExit(1)
+
+
+@rules.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--label", default="", help="Only what this owner has deployed: LABEL/..., as NAME.yaml.")
+@click.option("--overwrite", is_flag=True, help="Replace files that have another text.")
+@json_option
+def export(folder: Path, label: str, overwrite: bool, json_: bool) -> None:
+    """Write the deployed rule files to FOLDER, which deploys to the same.
+
+    `functions.lock` there has the hashes of their functions.
+
+    \b
+    Example:
+      oncue rules export rules/ --label 2bm
+      oncue deploy rules/ --label 2bm --replace
+    """
+    need("an export of rules")
+    from oncue.cli.deploying.export import export_rules
+
+    with connected() as client:
+        found = export_rules(client, folder, label, overwrite)
+    if json_:
+        as_json(found)
+        return
+    for file in found:
+        say(f"{file.label}@{file.version}: {file.file}")
+        for note in file.notes:
+            say(f"{file.file}: {note}", err=True)
 
 
 @rules.command()

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from oncue.cli.deploying.lock_file import locked_functions
 from oncue.cli.deploying.paths import labelled_files
 from oncue.cli.deploying.values import Values
 from oncue.errors import Invalid
@@ -38,7 +39,8 @@ def prepare(files: Sequence[str], label: str, values: Values, *, prune: bool, no
     labelled = labelled_files(files, label)
     sets = read([file.path for file in labelled], values)
     show_tests(run_tests(sets))
-    packed = pack_functions(sets)
+    locked = locked_functions(files, [file.path for file in labelled])
+    packed = pack_functions(sets, locked)
     check_packed(sets, packed)
     # Absolute, since relative paths in a rule file are relative to its folder, not to the server's.
     host = socket.gethostname()
@@ -47,7 +49,7 @@ def prepare(files: Sequence[str], label: str, values: Values, *, prune: bool, no
             RuleFile(label=file.label, text=s.text, path=os.path.abspath(s.file), host=host)
             for file, s in zip(labelled, sets, strict=True)
         ],
-        functions={name: p.id for name, p in packed.items()},
+        functions={name: content for (_, name), content in locked.items()} | {n: p.id for n, p in packed.items()},
         dry_run=True,
         note=note,
         replace=replace,
