@@ -42,8 +42,8 @@ class BoundClient:
         """Return a client with preset options.
 
         They are endpoint, retry (a number or Retry), timeout and expires (seconds), resources
-        ({"cores": 4, "memory": "8GB"}), sandbox, outputs, affinity (a text). Raises Invalid for
-        other names.
+        ({"cores": 4, "memory": "8GB"}), sandbox, outputs, affinity (a text), priority (live,
+        normal or low). Raises Invalid for other names.
         """
         return BoundClient(self.session, self.options.replace(options))
 

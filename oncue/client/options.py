@@ -9,6 +9,7 @@ import msgspec
 from oncue.errors import Invalid
 from oncue.protocol.api import RetryPolicy
 from oncue.protocol.exceptions import class_name
+from oncue.protocol.priority import PRIORITY_WORDS
 from oncue.protocol.run_options import Resources
 from oncue.protocol.stated_options import checked_resources, run_options
 
@@ -65,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Any = False  # True: a folder of the task's own; "keep": it stays if the task fails
     outputs: Any = ()  # globs of files in it that come back
     affinity: Any = ""  # a text: tasks with the same key prefer the worker, or the node, that had it
+    priority: str = "normal"  # live, normal, low: which waiting tasks go first
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -75,6 +77,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.resources, Resources | None):
             msgspec.structs.force_setattr(self, "resources", checked_resources(self.resources))
         msgspec.structs.force_setattr(self, "outputs", found.outputs if found else ())
+        if self.priority not in PRIORITY_WORDS:
+            raise Invalid(f"there is no priority {self.priority!r}", remedy=f"there are {', '.join(PRIORITY_WORDS)}")
         most = self.retry.max if isinstance(self.retry, Retry) else self.retry
         if most is not None and most < 0:
             raise Invalid(

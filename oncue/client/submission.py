@@ -177,6 +177,7 @@ class BatchSender:
                 sandbox=batch.options.sandbox,
                 outputs=list(batch.options.outputs),
                 affinity=batch.options.affinity,
+                priority=batch.options.priority,
             )
         )
         since, pause, repeated, self.trouble = time.monotonic(), 0.02, False, None

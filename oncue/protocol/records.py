@@ -86,6 +86,7 @@ class Call(Stored, frozen=True):
     run: RunOptions | None = None  # of the call; over those of the function
     firing_tasks: int = 0  # that one firing of a rule with limiters makes; 0: the rule has none
     replay: str = ""  # name of the replay that made the task; "": its event did when it arrived
+    priority: int = 0  # see priority.py
 
 
 # ---------------------------------------------------------------- tasks and their attempts

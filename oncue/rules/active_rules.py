@@ -83,6 +83,7 @@ class Action:
             run.timeout_ms,
             run=run.options,
             firing_tasks=len(rule.runs) if rule.operators is not None and rule.operators.limiters else 0,
+            priority=rule.priority,
         )
         self.has_affinity = run.affinity is not None
         self._constant = packed_arguments(run.args.render(_NOTHING)) if run.args.constant else b""

@@ -31,6 +31,15 @@ OPEN = (
     f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND known = 1 AND seq > ?"
     " AND endpoint = (SELECT id FROM word WHERE text = ?) ORDER BY seq LIMIT ?"
 )
+OPEN_NORMAL = OPEN.replace("known = 1", "known = 1 AND priority = 0")
+OPEN_OTHERS = (
+    f"SELECT {_OPEN_COLUMNS} FROM task INDEXED BY task_priority WHERE state = 0 AND known = 1 AND priority <> 0 AND seq > ?"
+    " AND endpoint = (SELECT id FROM word WHERE text = ?) AND priority = ? ORDER BY seq LIMIT ?"
+)
+OTHERS_OPEN = (
+    "SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_priority WHERE state = 0 AND known = 1 AND priority <> 0"
+    " AND endpoint = (SELECT id FROM word WHERE text = ?))"
+)
 EXPIRED = (
     f"SELECT {_OPEN_COLUMNS} FROM task WHERE state = 0 AND expires_us > 0 AND expires_us <= ? AND known = 1"
     " AND running_attempt <> attempt ORDER BY expires_us LIMIT ?"
@@ -61,6 +70,14 @@ CASE WHEN state = 0 THEN max(running_us, accepted_us) ELSE started_us END, ended
 FROM json_each(?) AS wanted JOIN task INDEXED BY task_caused
 ON task.event_source = json_extract(wanted.value, '$[0]') AND task.event_id = json_extract(wanted.value, '$[1]')
 WHERE call IS NOT NULL"""
+
+
+class OpenPage(NamedTuple):
+    """A page of open tasks of one priority."""
+
+    rows: list[OpenRow]
+    reached: int  # the topic's offset up to which this is complete
+    others: bool  # the endpoint has open tasks that are not of normal priority
 
 
 class TaskRun(NamedTuple):
@@ -132,10 +149,15 @@ class TaskQueries:
         return self._open(db, OPEN, (after_seq, endpoint, limit))
 
     def open_page(
-        self, db: sqlite3.Connection, endpoint: str, topic: str, after_seq: int, limit: int
-    ) -> tuple[list[OpenRow], int]:
+        self, db: sqlite3.Connection, endpoint: str, topic: str, after_seq: int, limit: int, priority: int
+    ) -> OpenPage:
         row = db.execute(REACHED, (topic,)).fetchone()  # consistent: a query is one transaction
-        return self.open_tasks(db, endpoint, after_seq, limit), row[0] if row else 0
+        others = bool(db.execute(OTHERS_OPEN, (endpoint,)).fetchone()[0])
+        if priority:
+            rows = self._open(db, OPEN_OTHERS, (after_seq, endpoint, priority, limit))
+        else:
+            rows = self._open(db, OPEN_NORMAL if others else OPEN, (after_seq, endpoint, limit))
+        return OpenPage(rows, row[0] if row else 0, others)
 
     def expired(self, db: sqlite3.Connection, now_us: int, limit: int) -> list[OpenRow]:
         return self._open(db, EXPIRED, (now_us, limit))

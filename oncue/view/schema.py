@@ -203,6 +203,13 @@ LATER_INDEXES = (
     "CREATE INDEX IF NOT EXISTS task_retried ON task (retry_of) WHERE retry_of IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS event_at ON event (at_ms)",
 )
+# Priority of tasks: by far the most have the normal one, 0, which costs no entry. Views of earlier
+# versions lack the column; theirs are all normal.
+PRIORITY_COLUMN = "ALTER TABLE task ADD COLUMN priority INTEGER NOT NULL DEFAULT 0"
+PRIORITY_INDEX = (
+    "CREATE INDEX IF NOT EXISTS task_priority ON task (endpoint, priority, seq)"
+    " WHERE state = 0 AND known = 1 AND priority <> 0"
+)
 # Made when a chain of tasks is followed back for the first time: it costs half as much as the rows.
 EVENT_KEYS = "CREATE INDEX IF NOT EXISTS event_key ON event (id, source)"
 # Spans of rows below this one may be longer than spans.SPAN_US: earlier versions made them.
@@ -230,6 +237,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
             _create(db)
         for text in (LAST_RECORDS, *USAGE, *MEMBERS, *LETTER_EVENTS, *LATER_INDEXES, BOUNDED_SPANS):
             db.execute(text)
+        if not any(column[1] == "priority" for column in db.execute("PRAGMA table_info(task)").fetchall()):
+            db.execute(PRIORITY_COLUMN)
+        db.execute(PRIORITY_INDEX)
         return db
     except (sqlite3.Error, OSError) as e:
         if is_nearly_full(path.parent):

@@ -19,6 +19,7 @@ import msgspec
 from oncue import task_lifecycle
 from oncue.ids import DIGEST_BYTES
 from oncue.protocol.codec import decode
+from oncue.protocol.priority import known_priority
 from oncue.protocol.records import OK, Call, Cancel, Ended, ResultFrame, TaskFrame, TaskRecord
 from oncue.protocol.reports import Started
 from oncue.protocol.retry_policy import retry_due
@@ -69,6 +70,7 @@ _NUMBERS = "SELECT n, id FROM task WHERE id IN ({values})"
 _ADD_MEMBERS = "INSERT OR IGNORE INTO member (event, task) {values}"
 _STUB = "INSERT INTO task (id) {values} ON CONFLICT (id) DO NOTHING"
 _CANCEL = "UPDATE task SET cancel_us = ?, cancel_by = ? FROM ({values}) WHERE id = column1 AND cancel_us = 0"
+_PRIORITIZE = "UPDATE task SET priority = ? FROM ({values}) WHERE id = column1 AND call = column2"
 _START = (
     "UPDATE task SET running_attempt = column2, running_us = column3 FROM ({values})"
     " WHERE id = column1 AND (running_attempt, running_us) < (column2, column3)"
@@ -119,6 +121,9 @@ class TaskRows:
             self._accept_again(frame, seq, shared, ref, len(tasks) - added)
         if frame.call.rule:
             self._add_members(tasks)
+        if frame.call.priority:
+            given = known_priority(frame.call.priority)
+            run(self._db, _PRIORITIZE, [(t.id, ref.id) for t in tasks], (given,))
 
     def _add_members(self, tasks: Sequence[TaskRecord]) -> None:
         """Note which events the windows had beside the first."""

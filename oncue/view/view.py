@@ -40,7 +40,7 @@ from oncue.view.event_lists import EventFilter, EventRow
 from oncue.view.lists import TaskFilter
 from oncue.view.lookups import ClaimRow, DeadRow, Newer, SkippedRow
 from oncue.view.projector import Applied, Projector, RecordKeys
-from oncue.view.queries import OpenRow, TaskQueries, TaskRun
+from oncue.view.queries import OpenPage, OpenRow, TaskQueries, TaskRun
 from oncue.view.readers import ReaderPool
 from oncue.view.schema import EVENT_KEYS, open_writer
 from oncue.view.tasks import ClosedTask
@@ -205,9 +205,9 @@ class View:
         """Return open tasks of an endpoint (id) with seq > after_seq, in order of seq."""
         return await self._readers.run(self._queries.open_tasks, endpoint, after_seq, limit)
 
-    async def open_page(self, endpoint: str, topic: str, after_seq: int, limit: int) -> tuple[list[OpenRow], int]:
-        """Return open tasks, and the topic's offset up to which this is complete."""
-        return await self._readers.run(self._queries.open_page, endpoint, topic, after_seq, limit)
+    async def open_page(self, endpoint: str, topic: str, after_seq: int, limit: int, priority: int = 0) -> OpenPage:
+        """Return open tasks of a priority with seq > after_seq, in order of seq."""
+        return await self._readers.run(self._queries.open_page, endpoint, topic, after_seq, limit, priority)
 
     async def expired(self, now_us: int, limit: int) -> list[OpenRow]:
         """Return open tasks past their expiry whose attempt is not known to run."""

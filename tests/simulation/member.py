@@ -422,14 +422,17 @@ class Member(Server):
         rows = [
             OpenTask(self.fold.seq[s.id], s.call, s.accepted_us, s.attempt, s.due_us, _task(s))
             for s in self.fold.open_of(name)
-            if self.fold.seq[s.id] > effect.after and s.call is not None
+            if self.fold.seq[s.id] > effect.after and s.call is not None and s.call.priority == effect.priority
         ]
+        others = any(s.call is not None and s.call.priority for s in self.fold.open_of(name))
         reached = self.fold.reached[tasks_of(name)]
         # The answer is of the view as it is now, and comes later.
         page = rows[: effect.limit]
         self._later(
             self.rng.choice((0, 300, 3_000)),
-            lambda: self.with_channel(name, lambda channel: channel.on_page(effect.token, page, reached)),
+            lambda: self.with_channel(
+                name, lambda channel: channel.on_page(effect.token, page, reached, effect.priority, others)
+            ),
         )
 
     def _check(self, name: str, effect: CheckTasks) -> None:

@@ -263,13 +263,19 @@ class Server:
 
     def _load(self, name: str, effect: LoadOpenTasks) -> None:
         rows: list[OpenTask] = []
+        others = False
         for seq, task_id in enumerate(self.durable.order):
             s = self.durable.states[task_id]
-            if seq > effect.after and self.durable.place[task_id] == name and not s.state.closed:
+            if self.durable.place[task_id] == name and not s.state.closed:
                 assert s.call is not None
+                others = others or bool(s.call.priority)
+                if seq <= effect.after or s.call.priority != effect.priority:
+                    continue
                 task = TaskRecord(s.id, s.args, s.event, s.retry_of, s.mark_us)
                 rows.append(OpenTask(seq, s.call, s.accepted_us, s.attempt, s.due_us, task))
-        self.with_channel(name, lambda channel: channel.on_page(effect.token, rows[: effect.limit]))
+        self.with_channel(
+            name, lambda channel: channel.on_page(effect.token, rows[: effect.limit], 0, effect.priority, others)
+        )
 
     def _check(self, name: str, effect: CheckTasks) -> None:
         states, place = self.durable.states, self.durable.place

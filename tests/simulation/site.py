@@ -15,6 +15,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.payload import Ref, pack_ref
 from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, Failure, TaskRecord
 from tests.simulation.clock import Clock
+from tests.simulation.order import OrderedQueue
 
 WHY = encode(Failure("E", "why"))
 
@@ -245,6 +246,7 @@ class Site:
         after = b"" if elsewhere else former  # on another machine its former process may be alive
         who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self._boot, after)
         self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.time.now_us())
+        OrderedQueue.watch(self.agent.queue)
         self.input(lambda agent: None)
 
     def crash(self) -> None:

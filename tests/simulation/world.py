@@ -46,6 +46,7 @@ class World:
     ) -> None:
         self.rng = rng = random.Random(seed)
         self.clock_rng = random.Random(f"clock {seed}")  # of its own: the other faults of a seed stay what they are
+        self.priority_rng = random.Random(f"priority {seed}")
         self.clock_faults = self.clock_rng.random() < 0.5
         self.clock = Clock(clock_class)
         self.clock.trace = trace
@@ -179,6 +180,7 @@ class World:
         call = Call(
             VERSION, function, name, "me", "f", retry=retry,
             timeout_ms=rng.choice((0, 0, 0, 5_000)), expires_us=rng.choice((0, 0, 0, now + EXPIRES_US)),
+            priority=self.priority_rng.choice((0, 0, 0, 1, -1)),
         )  # fmt: skip
         ids = derived_ids(self.clock.now_us // 1000, self._submits.to_bytes(8, "big"), rng.choice((1, 1, 3, 12)))
         self.submitted_us |= dict.fromkeys(ids, self.clock.now_us)

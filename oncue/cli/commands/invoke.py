@@ -14,7 +14,14 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, facts, json_option, say
-from oncue.cli.tasks.run_options import affinity_option, call_options, given_retry, retry_option_flags, run_option_flags
+from oncue.cli.tasks.run_options import (
+    affinity_option,
+    call_options,
+    given_retry,
+    priority_option,
+    retry_option_flags,
+    run_option_flags,
+)
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client import Client
@@ -70,6 +77,7 @@ def _beside(file: str) -> Iterator[None]:
 @click.option("--arg", "args", multiple=True, metavar="K=TEXT|K:=JSON", help="Keyword argument. Can be repeated.")
 @run_option_flags
 @affinity_option
+@priority_option
 @click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop the function after this time, such as 5m.")
 @click.option("--expires", metavar="DURATION", help="Drop the task if it has not started after this time.")
@@ -84,6 +92,7 @@ def invoke(
     outputs: tuple[str, ...],
     resources: tuple[str, ...],
     affinity: str,
+    priority: str,
     wait: bool,
     timeout: str | None,
     expires: str | None,
@@ -113,7 +122,7 @@ def invoke(
             timeout=seconds(timeout),
             expires=seconds(expires),
             retry=given_retry(retries, retry_on, retry_never, seconds(retry_max_age)),
-            **call_options(resources, sandbox, outputs, affinity),
+            **call_options(resources, sandbox, outputs, affinity, priority),
         )
         # Not as keyword arguments: a parameter may have the name of an option.
         task: Task[Any] = client.call(name, (), given, bound.options)

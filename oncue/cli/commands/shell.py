@@ -10,7 +10,14 @@ import msgspec
 from oncue.cli import completers
 from oncue.cli.client import arguments, connected, seconds
 from oncue.cli.output import as_json, json_option, safe, say
-from oncue.cli.tasks.run_options import affinity_option, call_options, given_retry, retry_option_flags, run_option_flags
+from oncue.cli.tasks.run_options import (
+    affinity_option,
+    call_options,
+    given_retry,
+    priority_option,
+    retry_option_flags,
+    run_option_flags,
+)
 from oncue.cli.value_output import value_output
 from oncue.cli.wait import await_end, print_id
 from oncue.client.files import ShellResult
@@ -33,6 +40,7 @@ from oncue.errors import Invalid, ShellFailed
 @click.option("--interpreter", default="", help="Shell that runs it (default: bash, else sh).")
 @run_option_flags
 @affinity_option
+@priority_option
 @click.option("--follow/--no-follow", "-f", default=True, help="Print its output while it runs (the default).")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end (the default), or print the task's id.")
 @click.option("--timeout", metavar="DURATION", help="Stop it after this time, such as 5m.")
@@ -49,6 +57,7 @@ def shell(
     outputs: tuple[str, ...],
     resources: tuple[str, ...],
     affinity: str,
+    priority: str,
     follow: bool,
     wait: bool,
     timeout: str | None,
@@ -80,7 +89,7 @@ def shell(
             endpoint=endpoint,
             timeout=seconds(timeout),
             retry=given_retry(retries, retry_on, retry_never, seconds(retry_max_age)),
-            **call_options(resources, sandbox, outputs, affinity),
+            **call_options(resources, sandbox, outputs, affinity, priority),
         )
         task: Task[ShellResult] = client.call(function, (), values, bound.options)
         task._wait_accepted()

@@ -136,6 +136,7 @@ def show(task: str | None, json_: bool) -> None:
             ("sandbox", error.folder if error else ""),
             ("needs", ", ".join(f"{name} {needed}" for name, needed in info.resources.items())),
             ("affinity", info.affinity),
+            ("priority", "" if info.priority == "normal" else info.priority),
             ("files", _files(info.files)),
             ("output", info.output),
         ]

@@ -9,6 +9,7 @@ import click
 
 from oncue.client import Retry
 from oncue.errors import Invalid
+from oncue.protocol.priority import PRIORITY_WORDS
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -67,6 +68,10 @@ affinity_option = click.option(
     "--affinity", default="", metavar="KEY", help="Tasks with the same key prefer the worker that had it."
 )
 
+priority_option = click.option(
+    "--priority", type=click.Choice(PRIORITY_WORDS), default="normal", help="Which waiting tasks go first."
+)
+
 
 def given_resources(given: Sequence[str]) -> dict[str, int | str]:
     """Return the values of --resource. Raises Invalid."""
@@ -84,11 +89,14 @@ def sandbox_of(choice: str) -> bool | str:
     return choice if choice == "keep" else choice == "yes"
 
 
-def call_options(resources: Sequence[str], sandbox: str, outputs: Sequence[str], affinity: str) -> dict[str, Any]:
+def call_options(
+    resources: Sequence[str], sandbox: str, outputs: Sequence[str], affinity: str, priority: str
+) -> dict[str, Any]:
     """Return the options of a call. Raises Invalid."""
     return {
         "resources": given_resources(resources),
         "sandbox": sandbox_of(sandbox),
         "outputs": outputs,
         "affinity": affinity,
+        "priority": priority,
     }

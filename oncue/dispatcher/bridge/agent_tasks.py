@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from oncue.dispatcher.bridge.function_limits import FunctionLimits
+from oncue.dispatcher.bridge.function_limits import FunctionLimits, limited_as
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup
 from oncue.dispatcher.bridge.server_ends import end_by_server
 from oncue.protocol import bridge
@@ -68,7 +68,7 @@ class AgentTasks:
         in_flight = self.in_flight
         for t in group.tasks:
             in_flight[t.id] = group
-        self.limits.sent(group.call.function, len(group.tasks))
+        self.limits.sent(limited_as(group.call), len(group.tasks))
 
     def add_held(self, task_id: bytes, attempt: int) -> None:
         """Note an attempt that the agent has."""
@@ -91,7 +91,7 @@ class AgentTasks:
         group = self.in_flight.get(e.id)
         if group is not None and (e.status == OK or group.attempt == e.attempt):
             del self.in_flight[e.id]
-            self.limits.ended(group.call.function, [e], 1)
+            self.limits.ended(limited_as(group.call), [e], 1)
 
     def groups_of(self, message: bridge.Results, ends: Sequence[Ended]) -> dict[bytes, TaskGroup] | None:
         """Return the group of each end, or None if an end has none.

@@ -23,14 +23,15 @@ from oncue.dispatcher.bridge.effects import (
     Effect,
     EndWaitingTasks,
     ForwardReport,
-    LoadOpenTasks,
     PhaseChanged,
     ReadPart,
     WritePart,
 )
+from oncue.dispatcher.bridge.function_limits import limited_as
 from oncue.dispatcher.bridge.hello_gate import HelloGate
 from oncue.dispatcher.bridge.message_numbers import MessageNumbers, accepted_epoch, refusal, unnumbered
-from oncue.dispatcher.bridge.pending_tasks import PAGE, OpenTask, PendingTasks, TaskGroup
+from oncue.dispatcher.bridge.pending_queues import PendingQueues
+from oncue.dispatcher.bridge.pending_tasks import OpenTask, TaskGroup
 from oncue.dispatcher.bridge.result_acks import ResultAcks
 from oncue.dispatcher.bridge.result_appends import ResultAppends
 from oncue.dispatcher.bridge.server_ends import end_by_server
@@ -76,7 +77,7 @@ class EndpointChannel:
         self._gate = HelloGate()
         self.stray = False  # the last message was of another session: the agent is elsewhere
         # tasks
-        self.pending = PendingTasks(
+        self.pending = PendingQueues(
             lambda task_id: self.at_agent(task_id) or task_id in self._appending_ids, budget_bytes
         )
         self._agent_tasks = AgentTasks()
@@ -101,10 +102,12 @@ class EndpointChannel:
         self.pending.add(frame, size_bytes, offset)
         self.dispatch()
 
-    def on_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """Handle loaded tasks: all that the view had below `reached`."""
+    def on_page(
+        self, token: int, rows: Sequence[OpenTask], reached: int = 0, priority: int = 0, others: bool = False
+    ) -> None:
+        """Handle loaded tasks: all that the view had below `reached`. See PendingQueues."""
         self._appending_ids = self._appends.task_ids()
-        self.pending.add_page(token, rows, reached)
+        self._out += self.pending.add_page(token, rows, reached, priority, others)
         self._appending_ids = set()
         self.dispatch()
 
@@ -113,17 +116,13 @@ class EndpointChannel:
         if self.phase is not ChannelPhase.READY:
             return
         pending = self.pending
-        pending.now_us = self.now_us
-        pending.enqueue_due()
-        while pending.queue and not self.backlogged:
-            room = 0 if self.full else min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
-            at, room = self._limits.next_group(pending.queue, room)
-            if room <= 0:
+        pending.enqueue_due(self.now_us)
+        while not self.backlogged and not self.full:
+            room = min(self.granted - self.sent, IN_FLIGHT_TASKS - len(self.in_flight))
+            if (group := pending.next_group(self._limits, room)) is None:
                 break
-            self._send_group(pending.dequeue(room, at))
-        wanted = pending.request_page()
-        if wanted:
-            self._out.append(LoadOpenTasks(wanted[0], wanted[1], PAGE))
+            self._send_group(group)
+        self._out += pending.request_pages()
 
     def _send_group(self, group: TaskGroup) -> None:
         # The agent still has an older attempt of a held task. After its end, loading adds the task
@@ -181,8 +180,7 @@ class EndpointChannel:
 
     def release(self, ids: Iterable[bytes]) -> None:
         """Allow held tasks to be sent again."""
-        self.pending.stopped.difference_update(ids)
-        self.pending.reload_at(self.now_us)  # some may have been dropped from the queue
+        self.pending.release(list(ids), self.now_us)
         self.dispatch()
 
     def stop_waiting(self, ids: Iterable[bytes]) -> list[bytes]:
@@ -337,7 +335,7 @@ class EndpointChannel:
                 self._out.append(EndWaitingTasks([e.id]))
             else:
                 self.pending.defer(due, groups[e.id].next_attempt(e))
-        self._limits.ended(call.function, ends, before - len(in_flight))
+        self._limits.ended(limited_as(call), ends, before - len(in_flight))
         self.pending.mark_ended([e.id for e in ends])
         if self.cancel_requested:
             self.cancel_requested.difference_update([e.id for e in closing])
@@ -361,7 +359,7 @@ class EndpointChannel:
         for e in kept:
             self._agent_tasks.apply_unmatched(e)
             if e.status != OK:  # the view has its next attempt, or a later one if this end was late
-                self.pending.reload_at(retry_due(call.retry, e, message.accepted_us) or self.now_us)
+                self.pending.reload_at(retry_due(call.retry, e, message.accepted_us) or self.now_us, call)
         # A page that was requested before may show them as open.
         self.pending.mark_ended([e.id for e in kept])
         self._out.append(self._appends.start(token, message, kept, call, None))

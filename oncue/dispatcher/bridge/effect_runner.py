@@ -188,11 +188,14 @@ class EffectRunner:
 
     async def _load(self, endpoint: str, effect: LoadOpenTasks) -> None:
         await self._context.barrier((self._context.registry.tasks_topic(endpoint), RESULTS))
-        rows, reached = await self._context.view.open_page(
-            endpoint, self._context.registry.tasks_topic(endpoint), effect.after, effect.limit
+        page = await self._context.view.open_page(
+            endpoint, self._context.registry.tasks_topic(endpoint), effect.after, effect.limit, effect.priority
         )
-        pages = [OpenTask(*row) for row in rows]
-        self._bridge.with_channel(endpoint, lambda channel: channel.on_page(effect.token, pages, reached))
+        rows = [OpenTask(*row) for row in page.rows]
+        self._bridge.with_channel(
+            endpoint,
+            lambda channel: channel.on_page(effect.token, rows, page.reached, effect.priority, page.others),
+        )
 
     async def _check(self, endpoint: str, waiting: list[CheckTasks]) -> None:
         """Answer the checks of an endpoint, many by one question to the view."""

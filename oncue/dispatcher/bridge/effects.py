@@ -47,13 +47,14 @@ class StoreResults(msgspec.Struct, frozen=True):
 class LoadOpenTasks(msgspec.Struct, frozen=True):
     """Call `on_page(token, rows)` with a page of open tasks.
 
-    These are the open tasks with seq > after, in order of seq, at most `limit`. The view must have
-    applied all that was handed to the log before.
+    These are the open tasks of a priority with seq > after, in order of seq, at most `limit`. The
+    view must have applied all that was handed to the log before.
     """
 
     token: int
     after: int
     limit: int
+    priority: int = 0
 
 
 class CheckTasks(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from oncue.dispatcher.bridge.pending_tasks import TaskGroup
-from oncue.protocol.records import Ended
+from oncue.protocol.records import Call, Ended
 
 AHEAD_US = 50_000  # of work ready for each worker: a round trip to a far agent
 FIRST_US, FIRST = 2_000, 128  # ready for each worker, and for all, until results have come
@@ -24,6 +24,14 @@ WEIGHT = 0.25  # of a new measurement
 SAMPLES = 7  # of a frame of results
 SEARCHED = 32  # groups, for one whose function has room
 FUNCTIONS = 10_000  # remembered
+
+
+def limited_as(call: Call) -> str:
+    """Return the name under which tasks of a call are limited: their function, and priority.
+
+    So those that the agent has already keep none of a higher priority here.
+    """
+    return call.function if not call.priority else f"{call.function} {call.priority}"
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -45,7 +53,7 @@ class FunctionLimits:
         The room is 0 if there is none among the first groups.
         """
         for at, group in enumerate(islice(queue, SEARCHED)):
-            free = min(room, self.room(group.call.function))
+            free = min(room, self.room(limited_as(group.call)))
             if free > 0:
                 return at, free
         return 0, 0
@@ -89,7 +97,7 @@ class FunctionLimits:
         for known in self._functions.values():
             known.at_agent = known.ended = 0
         for group in groups:
-            self.sent(group.call.function, 1)
+            self.sent(limited_as(group.call), 1)
 
     def _forget(self) -> None:
         """Forget a function without tasks at the agent."""

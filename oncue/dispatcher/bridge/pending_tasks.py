@@ -1,4 +1,4 @@
-"""Pending tasks of one endpoint: a queue without I/O.
+"""Pending tasks of one endpoint and priority: a queue without I/O.
 
     add(frame) ──new tasks────┐
     add_page(rows) ──the view─┤►  queue ──► dequeue(count)
@@ -195,13 +195,13 @@ class PendingTasks:
         self._token += 1
         return self._token, self._cursor
 
-    def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> None:
-        """Add the page that was requested with this token.
+    def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> bool:
+        """Add the page that was requested with this token; False if it was requested before.
 
         The view had all records below `reached`.
         """
         if not self._asked or token != self._token:
-            return
+            return False
         self._asked = False
         queued = {t.id for g in self.queue for t in g.tasks} if self.queue else set()
         queued.update(t.id for _, _, g in self.deferred for t in g.tasks)
@@ -213,6 +213,7 @@ class PendingTasks:
         if len(rows) < PAGE:
             self._catch_up({row.task.id for row in rows}, reached)
         self._clear_buffered()
+        return True
 
     def _add_row(self, row: OpenTask) -> None:
         size = len(row.task.args)
@@ -253,6 +254,11 @@ class PendingTasks:
                 self._add(TaskGroup(frame.call, encode(frame.call), 1, frame.accepted_us, tasks, size))
 
     # ------------------------------------------------------------ out
+
+    @property
+    def idle(self) -> bool:
+        """True if there is nothing to send, load or remember."""
+        return not (self.queue or self.deferred or self.loading or self.stopped or self._reload_us or self._left_out)
 
     def enqueue_due(self) -> None:
         """Move the retries that are due to the queue."""

@@ -41,6 +41,7 @@ class _Payloads(Request, frozen=True):
     timeout_ms: int | None = None
     expires_ms: int | None = None
     stream: str = ""
+    priority: str = "normal"
 
 
 class BatchDecoder:

@@ -65,7 +65,9 @@ def _own_reason(state: TaskState, call: Call, name: str, channel: EndpointChanne
         return f"it is at endpoint {name!r}, for a free worker or running"
     if channel.full:
         return takes_none(f"endpoint {name!r}", channel)
-    return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here"
+    ahead = channel.pending.ahead_of(call)
+    first = f", {ahead:,} of them of a higher priority" if ahead else ""
+    return f"endpoint {name!r} has no free worker; {channel.pending.queued_tasks:,} tasks wait here{first}"
 
 
 def takes_none(who: str, channel: EndpointChannel) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from oncue import ids as task_ids
 from oncue.errors import Invalid, TooLarge
 from oncue.protocol.api import RetryPolicy
+from oncue.protocol.priority import PRIORITY_WORDS, priority_number
 from oncue.protocol.records import INLINE_BYTES, MAX_RETRIES, StoredRetryPolicy, TaskRecord
 from oncue.protocol.retry_policy import is_retry_word
 
@@ -45,6 +46,14 @@ def stored_retry(policy: RetryPolicy | None) -> StoredRetryPolicy | None:
             remedy="let the function itself wait for what it needs, or a rule call it again",
         )
     return policy.stored() if policy.max else None
+
+
+def stored_priority(word: str) -> int:
+    """Return the priority as a call stores it. Raises Invalid."""
+    try:
+        return priority_number(word)
+    except KeyError:
+        raise Invalid(f"there is no priority {word!r}", remedy=f"there are {', '.join(PRIORITY_WORDS)}") from None
 
 
 def check_payloads(payloads: Sequence[bytes]) -> None:

@@ -14,6 +14,7 @@ from oncue.errors import Undecodable
 from oncue.protocol import api as r
 from oncue.protocol import payload
 from oncue.protocol.codec import decode
+from oncue.protocol.priority import priority_word
 from oncue.protocol.records import OK, STATUS_NAMES, Ended, Failure
 from oncue.protocol.retry_policy import RETRYABLE, why_not_retried, why_retried
 from oncue.protocol.run_options import affinity_of
@@ -133,6 +134,7 @@ def task_info(state: TaskState, endpoint_name: Callable[[str], str], why: str = 
         attempts=[attempt_info(a) for a in state.attempts],
         resources=resources_request(call.run.resources if call.run else None),
         affinity=affinity_of(call.run),
+        priority=priority_word(call.priority),
         files=file_infos(last),
     )
 

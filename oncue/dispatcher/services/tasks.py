@@ -33,7 +33,13 @@ from oncue.dispatcher.services.idempotency import (
     key_reused,
 )
 from oncue.dispatcher.services.open_reason import open_reason
-from oncue.dispatcher.services.submission_checks import check_payloads, parse_batch_key, split_records, stored_retry
+from oncue.dispatcher.services.submission_checks import (
+    check_payloads,
+    parse_batch_key,
+    split_records,
+    stored_priority,
+    stored_retry,
+)
 from oncue.dispatcher.services.task_info import task_info, timeline, with_usage
 from oncue.errors import Invalid, NotFound, TooLarge
 from oncue.log import Position, Record
@@ -202,6 +208,7 @@ class TaskService:
             expires_us=now_us() + request.expires_ms * 1000 if request.expires_ms else 0,
             stream=getattr(request, "stream", ""),
             run=run_options(request.resources, request.sandbox, request.outputs, request.affinity),
+            priority=stored_priority(request.priority),
         )
 
     async def _function(self, caller: Caller, name: str) -> FunctionRecord:

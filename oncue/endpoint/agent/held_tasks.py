@@ -202,6 +202,7 @@ class HeldTasks:
     def _assign(self, room: int, chunk_size: Callable[[str], int]) -> None:
         choice: AffinityChoice | None = None
         queue, passed = self.queue, 0  # functions in a row whose tasks may not start now
+        queue.begin_turn()
         while room > 0 and not self.stopping:
             function = queue.next_function()
             if function is None:
@@ -209,8 +210,10 @@ class HeldTasks:
             if self.admission is not None and not self.admission(queue.next_call(function)):
                 passed += 1
                 if passed >= queue.functions:
-                    return
-                queue.pass_over(function)
+                    queue.pass_priority()
+                    passed = 0
+                else:
+                    queue.pass_over(function)
                 continue
             passed = 0
             body = self.functions.get(function)

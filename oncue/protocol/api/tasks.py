@@ -9,6 +9,7 @@ import msgspec
 
 from oncue.protocol.api.base import Moment, Name, PageLimit, Request, Response, Text, Time
 from oncue.protocol.codec import build_decoders
+from oncue.protocol.priority import PRIORITY_WORDS
 from oncue.protocol.records import Ended, StoredRetryPolicy
 from oncue.protocol.run_options import KEY_CHARS, MOST_PATTERNS
 from oncue.protocol.stated_options import MOST, PATTERN_CHARS, RESOURCES
@@ -28,6 +29,7 @@ Outputs = Annotated[
     list[Annotated[str, msgspec.Meta(min_length=1, max_length=PATTERN_CHARS)]], msgspec.Meta(max_length=MOST_PATTERNS)
 ]
 
+Priority = Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(PRIORITY_WORDS)})]
 Affinity = Annotated[str, msgspec.Meta(max_length=KEY_CHARS)]
 
 
@@ -68,6 +70,7 @@ class TaskRequest(Request, frozen=True, omit_defaults=True):
     sandbox: Sandbox = False  # true: a folder of the task's own; "keep": it stays if the task fails
     outputs: Outputs = []  # globs of files in it that come back
     affinity: Affinity = ""  # tasks with the same key prefer the worker, or the node, that had it
+    priority: Priority = "normal"  # or live, low: which waiting tasks go first
 
 
 class BatchRequest(Request, frozen=True, omit_defaults=True):
@@ -92,6 +95,7 @@ class BatchRequest(Request, frozen=True, omit_defaults=True):
     sandbox: Sandbox = False
     outputs: Outputs = []
     affinity: Affinity = ""
+    priority: Priority = "normal"
 
 
 class Accepted(Response, frozen=True):
@@ -153,6 +157,7 @@ class TaskInfo(Response, frozen=True):
     version: int = 0  # of the function, in the response to a retry
     resources: dict[str, int | float | str] = {}  # of the call
     affinity: str = ""  # key of the call
+    priority: str = "normal"
     files: list[TaskFileInfo] = []  # of the attempt that closed it
 
     accepted = Moment("accepted_us")

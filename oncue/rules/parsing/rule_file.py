@@ -36,6 +36,7 @@ from oncue.rules.parsing.names import OnNames, check_names, list_of
 from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.outcome_pattern import rules_followed
 from oncue.rules.parsing.path_check import check_relative, relative_paths
+from oncue.rules.parsing.priority_section import parse_priority
 from oncue.rules.parsing.retry_section import parse_retry
 from oncue.rules.parsing.rule_run import RuleRun, parse_runs
 from oncue.rules.parsing.test_section import fires, timed_events
@@ -48,7 +49,7 @@ FILE_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("fires", "args", "dead")
 TEST_KEYS = ("event", "events", "takes", "expect")
 RULE_KEYS = (
     *("name", "description", "on", "match", "when", "run"),
-    *("retry", "timeout", "affinity", "expires", "limits", "enabled", "tests"),
+    *("retry", "timeout", "priority", "affinity", "expires", "limits", "enabled", "tests"),
 )
 
 
@@ -86,6 +87,7 @@ class Rule(msgspec.Struct, frozen=True):
     source: Any = None  # the rule as plain data, for comparing
     operators: OperatorChain | None = None
     node_hours: Rate | None = None  # that its tasks may use
+    priority: int = 0  # see protocol/priority.py
     follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about; (): any; None: it is about events
     of_on: int = 0  # conditions of `on`
 
@@ -277,6 +279,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     retry = parse_retry(get("retry"), problems)
     expires_ms = time_limit(get("expires"), "expires", problems)
     node_hours = parse_limits(get("limits"), problems)
+    priority = parse_priority(get("priority"), problems)
     enabled = typed(get("enabled"), bool, "enabled", True, problems)
     description = typed(get("description"), str, "description", "", problems)
     tests = _tests(get("tests"), problems)
@@ -297,6 +300,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
         {k: v.plain() for k, v in node.value.items() if k not in ("tests", "description")},
         operators,
         node_hours,
+        priority,
         rules_followed(on.plain()),
         of_on,
     )

@@ -45,8 +45,8 @@ def test_ends_by_a_former_owner_are_ignored_after_the_fence(tmp_path: Path) -> N
 def test_a_page_of_open_tasks_has_the_offset_that_the_view_has_reached(tmp_path: Path) -> None:
     async def work(harness: ViewHarness) -> None:
         await harness.append(TaskTopics().of("ep"), frame(TASKS[0]), frame(TASKS[1]))
-        rows, reached = await harness.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
-        assert ([row[5].id for row in rows], reached) == ([TASKS[0].id, TASKS[1].id], 2)
-        assert await harness.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0)
+        rows, reached, others = await harness.view.open_page("ep", TaskTopics().of("ep"), -1, 10)
+        assert ([row[5].id for row in rows], reached, others) == ([TASKS[0].id, TASKS[1].id], 2, False)
+        assert await harness.view.open_page("none", TaskTopics().of("none"), -1, 10) == ([], 0, False)
 
     run(tmp_path, work)

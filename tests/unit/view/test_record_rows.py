@@ -390,6 +390,9 @@ def plan_of(db: sqlite3.Connection, text: str, given: Sequence[object]) -> str:
     ("text", "given", "index"),
     [
         (queries.OPEN, (0, "ep", 9), "task_open"),
+        (queries.OPEN_NORMAL, (0, "ep", 9), "task_open"),
+        (queries.OPEN_OTHERS, (0, "ep", -1, 9), "task_priority"),
+        (queries.OTHERS_OPEN, ("ep",), "task_priority"),
         (queries.EXPIRED, (0, 9), "task_expiring"),
         (queries.CANCELS, (9,), "task_cancelling"),
         (queries.OPEN_COUNTS, (), "task_open"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from oncue.endpoint.agent.task_queue import AttemptGroup, TaskQueue
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Call, TaskRecord
@@ -91,3 +93,41 @@ def test_waiting_names_queued_tasks_only() -> None:
     queue.dequeue("f", 1)
     assert queue.waiting() == {(2).to_bytes(16, "big")}
     assert len(list(queue.groups())) == 1
+
+
+def of_priority(priority: int, *numbers: int, function: str = "f") -> AttemptGroup:
+    group = group_of(function, *numbers)
+    group.call = msgspec.structs.replace(group.call, priority=priority)
+    return group
+
+
+def test_higher_priorities_go_first_also_before_tasks_that_came_earlier() -> None:
+    queue = queue_of(of_priority(-1, 1), of_priority(0, 2), of_priority(1, 3, function="g"))
+    assert dequeue_all(queue, most=10) == [("g", [3]), ("f", [2]), ("f", [1])]
+    assert queue.queued == 0
+
+
+def test_a_lower_priority_has_its_share() -> None:
+    queue = queue_of(of_priority(-1, 1, 2), of_priority(1, *range(10, 50)))
+    out = [n for _, numbers in dequeue_all(queue, most=8) for n in numbers]
+    assert [out.index(1), out.index(2)] == [16, 33]  # after 16 and 32 of the others, by chunks of 8
+
+
+def test_a_priority_whose_tasks_may_not_start_is_passed_over() -> None:
+    queue = queue_of(of_priority(1, 1), of_priority(0, 2))
+    assert queue.next_function() == "f"
+    queue.pass_priority()
+    assert queue.next_function() == "f"
+    assert ids(queue.dequeue("f", 1)[1]) == [2]
+    assert queue.next_function() is None
+    queue.begin_turn()
+    assert queue.next_function() == "f"
+    assert ids(queue.dequeue("f", 1)[1]) == [1]
+
+
+def test_priorities_hold_after_a_fetch_and_for_removed_and_waiting_tasks() -> None:
+    queue = queue_of(of_priority(-1, 1), of_priority(1, 2, 3), here=False)
+    queue.on_function("f")
+    assert ids([t for _, t in queue.remove({(2).to_bytes(16, "big")})]) == [2]
+    assert queue.waiting() == {(1).to_bytes(16, "big"), (3).to_bytes(16, "big")}
+    assert dequeue_all(queue, most=10) == [("f", [3]), ("f", [1])]

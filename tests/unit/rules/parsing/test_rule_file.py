@@ -111,6 +111,8 @@ BAD = [
     (rule("retry: {never: {exit: 2}}"), 5, 20, "retry's `never` is a list of lost, error, timeout, exit:75, ValueError and the like, not a mapping"),
     (rule("retry: {max_age: soon}"), 5, 22, "max_age: 'soon' is not a duration; write 250ms, 2s, 5m, 1h or 1h30m"),
     (rule("retry: {max_age: 0s}"), 5, 22, "max_age: a limit is more than 0"),
+    (rule("priority: urgent"), 5, 15, "there is no priority 'urgent'"),
+    (rule("priority: 1"), 5, 15, "`priority` is live, normal or low, not a whole number"),
     (rule("retry: {on: [{exit: 75}]}"), 5, 18, "an end to retry is a text such as lost or exit:75, not a mapping"),
     (rule("match: {data.size: {gtt: 1}}"), 5, 25, "data.size: there is no operator 'gtt'"),
     (rule("match: {data.size: {in: 5}}"), 5, 25, "data.size: `in` takes a list with something in it, not a whole number"),
