@@ -35,13 +35,13 @@ def known_priority(number: int) -> int:
 
 
 class PriorityShare:
-    """Decides which priority has its turn. Numbers of tasks count, not how long they take."""
+    """Decides which priority has its turn, by numbers of tasks."""
 
     def __init__(self) -> None:
         self._passed = {NORMAL: 0, LOW: 0}  # tasks of others that went while one of these waited
 
     def turns(self, waiting: Collection[int]) -> list[tuple[int, int]]:
-        """Return (priority, most tasks) in the order in which they have their turn; 0: no limit.
+        """Return (priority, most tasks; 0: no limit) in the order of their turns.
 
         A priority may be there twice: as far as its share goes, and without limit.
         """

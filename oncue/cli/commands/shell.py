@@ -77,12 +77,11 @@ def shell(
       oncue shell 'wc -l ${path}' --arg path=/data/a.txt
       oncue shell 'make -C ${dir}' --arg dir=/src --endpoint polaris --resource cores=8
     """
-    from oncue.functions.shell.pack import shell as shell_function
-    from oncue.functions.shell.pack import used_names
+    from oncue.functions.shell import pack
 
     values = arguments(args)
-    function = shell_function(script, env=dict(map(_variable, variables)), cwd=cwd, interpreter=interpreter)
-    if unused := sorted(set(values) - used_names(function, values)):
+    function = pack.shell(script, env=dict(map(_variable, variables)), cwd=cwd, interpreter=interpreter)
+    if unused := sorted(set(values) - pack.used_names(function, values)):
         raise Invalid(f"the script does not use {unused[0]!r}", remedy=f"write ${{{unused[0]}}} in it")
     with connected() as client:
         bound = client.with_options(

@@ -27,9 +27,10 @@ FUNCTIONS = 10_000  # remembered
 
 
 def limited_as(call: Call) -> str:
-    """Return the name under which tasks of a call are limited: their function, and priority.
+    """Return the name under which tasks of a call are limited.
 
-    So those that the agent has already keep none of a higher priority here.
+    It is of their function and priority: those that the agent has already keep none of a higher
+    priority here.
     """
     return call.function if not call.priority else f"{call.function} {call.priority}"
 

@@ -196,7 +196,7 @@ class PendingTasks:
         return self._token, self._cursor
 
     def add_page(self, token: int, rows: Sequence[OpenTask], reached: int = 0) -> bool:
-        """Add the page that was requested with this token; False if it was requested before.
+        """Add the page that was requested with this token; False for an older one.
 
         The view had all records below `reached`.
         """

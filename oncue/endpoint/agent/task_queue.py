@@ -181,7 +181,7 @@ class TaskQueue:
         return part.group, tasks
 
     def _drop_empty(self) -> None:
-        """Forget other priorities without tasks; without any, the turn is the normal one's."""
+        """Forget other priorities without tasks. Without any, it is the turn of normal."""
         if len(self._by_priority) > 1:
             for priority in [p for p, queues in self._by_priority.items() if p != NORMAL and not queues]:
                 del self._by_priority[priority]
