@@ -182,6 +182,12 @@ def test_reports_by_rule_group_and_format(stopped: System) -> None:
     assert "arrived 5 = done 2 + failed 1 + waiting 0 + passed over 2 + missing 0" in page
     assert "arrived 5 = done 2" in stopped.oncue("report").stdout
     assert "bad 4" in stopped.oncue("report", "--list", "failed").stdout
+    covered = stopped.json("rules", "coverage")
+    taken = {rule["rule"]: rule["events"] for rule in covered["rules"]}
+    assert taken == {"work": 3, "after": 2, "three": 0, "once": 0, "broken": 0, "off": 0}
+    (untaken,) = covered["untaken"]
+    assert (untaken["type"], untaken["events"], untaken["of"]) == ("org.example.door", 2, 5)
+    assert "data.kind = 'batch'" in stopped.oncue("rules", "coverage").stdout
     stopped.oncue("report", "--rule", "nobody", code=4)
     stopped.oncue("report", "--group", "data..", code=2)
     stopped.oncue("report", "--day", "yesterday", "--since", "1h", code=2)

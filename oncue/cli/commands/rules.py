@@ -12,6 +12,7 @@ from oncue.cli import completers
 from oncue.cli.client import connected, json_file
 from oncue.cli.command_group import Group
 from oncue.cli.commands.deploy import ask, show_trigger
+from oncue.cli.commands.reporting.coverage import coverage
 from oncue.cli.deploying.paths import labelled_files
 from oncue.cli.deploying.values import values_of, values_options
 from oncue.cli.diff_output import changed_functions, show_functions
@@ -333,3 +334,6 @@ def remove(label: str, yes: bool, json_: bool) -> None:
         as_json(done)
         return
     say(f"{label} is removed" + (f": {', '.join(done.removed)}" if done.removed else ""))
+
+
+rules.add_command(coverage)
