@@ -16,7 +16,10 @@ CONDITIONS = 1_000  # of one rule
 
 
 class RuleCoverage(msgspec.Struct):
-    """Events that a rule took in a period; `why`: the condition that most others lacked."""
+    """Events that a rule took in a period.
+
+    `why`: the condition that most others lacked.
+    """
 
     rule: str
     state: str
@@ -87,7 +90,7 @@ class Coverage:
         return f"{condition}: does not hold for {count:,}"
 
     def untaken(self) -> list[Untaken]:
-        """Return the kinds of events of which some were not taken, the most frequent first."""
+        """Return the kinds of events of which some were not taken."""
         for key, whys in self._whys.items():
             self._kinds[key].why = whys.most_common(1)[0][0]
         found = [kind for kind in self._kinds.values() if kind.events]
