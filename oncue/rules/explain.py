@@ -67,7 +67,7 @@ def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanat
         else:
             steps.append(_step(condition, failed is None, found, "true"))
     args, trouble = (None, "") if failed else rendered(rule, event)
-    if failed is None and not trouble and rule.has_items and not args:
+    if failed is None and not trouble and rule.has_items and args == []:
         trouble = f"all conditions hold, and it makes no task: {EMPTY_LIST}"
     fires = failed is None and not disabled_because and not trouble
     why = disabled_because or trouble or _why(steps, failed)
@@ -87,8 +87,13 @@ def _failed_step(condition: str, found: str, wanted: str, event: Event, holds: C
 
 
 def rendered(rule: Rule, event: Event) -> tuple[Any, str]:
-    """Return the arguments of the task (a list for several), or the error."""
+    """Return the arguments of the task (a list for several), or the error.
+
+    None: an operator waits for the event, and it takes part in no firing.
+    """
     try:
+        if rule.operators is not None and not rule.operators.takes(event):
+            return None, ""
         return task_arguments(rule, event if rule.operators is None else rule.operators.rows(event)), ""
     except Invalid as e:
         return None, e.message

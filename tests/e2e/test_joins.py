@@ -18,13 +18,27 @@ rules:
   - name: whole
     on: door
     join: {key: "${data.scan}", list: [raw, dark, flat], by: "${data.part}", deadline: 1h}
+    retry: {max: 5, base: 10ms, on: [lost]}
     run: {function: collect.py:collect, args: {parts: "${each.data.part}", missing: "${missing}"}}
   - name: hasty
     on: {type: org.example.hasty}
     join: {key: "${data.scan}", count: 3, deadline: 1s}
+    retry: {max: 5, base: 10ms, on: [lost]}
     run: {function: collect.py:collect, args: {count: "${count}", missing: "${missing}"}}
+  - name: both
+    join:
+      key: "${data.scan}"
+      all: {scan: door, meta: {on: {type: org.example.meta}}}
+      deadline: 1h
+    retry: {max: 5, base: 10ms, on: [lost]}
+    run: {function: collect.py:collect, args: {part: "${join.scan.data.part}", kev: "${join.meta.data.kev}"}}
+  - name: unseen
+    absent: {key: "${data.scan}", after: {on: {type: org.example.meta}}, expect: {on: {type: never}}, within: 1s}
+    retry: {max: 5, base: 10ms, on: [lost]}
+    run: {function: collect.py:collect, args: {kev: "${data.kev}"}}
   - name: tell
     on: {overdue: hasty}
+    retry: {max: 5, base: 10ms, on: [lost]}
     run: {function: collect.py:collect, args: {key: "${data.key}", missing: "${data.missing} of ${data.expected}"}}
 """
 
@@ -36,10 +50,10 @@ def send(system: System, scan: str, *parts: str) -> None:
         assert answer.status == 202, answer
 
 
-def send_together(system: System, scan: str, count: int) -> None:
-    event = {"specversion": "1.0", "type": "org.example.hasty", "source": "/x", "data": {"scan": scan}}
+def emit(system: System, *events: dict[str, Any]) -> None:
+    given = [{"specversion": "1.0", "source": "/x", "id": str(n)} | event for n, event in enumerate(events)]
     batch = {"Content-Type": "application/cloudevents-batch+json"}
-    answer = system.http("POST", "/v1/events", [event | {"id": f"{scan}-{n}"} for n in range(count)], batch)
+    answer = system.http("POST", "/v1/events", given, batch)
     assert answer.status == 202, answer
 
 
@@ -54,7 +68,8 @@ def test_a_join_outlives_kills_and_its_deadline_is_told(stopped: System) -> None
     stopped.write("door.yaml", RULES)
     stopped.oncue("deploy", "door.yaml", "--yes")
     send(stopped, "b", "raw", "flat", "raw2")
-    send_together(stopped, "a", 2)
+    hasty = {"type": "org.example.hasty", "data": {"scan": "a"}}
+    emit(stopped, hasty, hasty, {"type": "org.example.meta", "data": {"scan": "b", "kev": 8}})
     for process in reversed(stopped.note()):
         process.kill()
     stopped.up("--workers", "1")
@@ -65,6 +80,10 @@ def test_a_join_outlives_kills_and_its_deadline_is_told(stopped: System) -> None
     assert letter["reason"] == "join: 2 of 3: 1 missing within 1s (key 'a')"
     stopped.oncue("dead", "retry", str(letter["id"]))
     assert values(stopped, "hasty") == [{"count": 2, "missing": 1}]
+
+    # Events of two triggers; an event after which none came.
+    assert values(stopped, "both") == [{"part": "raw", "kev": 8}]
+    assert values(stopped, "unseen") == [{"kev": 8}]
 
     # The other one waits, says for what, and fires with the last.
     stopped.await_true(lambda: stopped.http("GET", "/v1/rules/whole").json["waiting"] == 2, "two have come")

@@ -21,7 +21,7 @@ from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, DeadLetter, Event, Resolution, ResultFrame
-from oncue.protocol.topics import DEAD, EVENTS, REGISTRY, RESULTS
+from oncue.protocol.topics import DEAD, EVENTS, MATCHES, REGISTRY, RESULTS
 from oncue.view import DeadRow
 from oncue.view.record_rows import pack_position, unpack_position
 from oncue.view.rows import ended_of
@@ -65,7 +65,7 @@ class DeadLetterService:
         found = (await self._letter(caller, letter)).letter
         again = Append(found.topic, await self._records(found), found.partition)
         positions = await self._context.log.commit(GROUP, [], [again, *_resolutions([letter], "retried", caller, "")])
-        await self._context.applied(positions)
+        await self._context.applied(p for p in positions if p.topic != MATCHES)  # the view has none of these
 
     async def _records(self, letter: DeadLetter) -> list[Record]:
         """Return the records of a letter, to be appended again.

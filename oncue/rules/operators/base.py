@@ -21,9 +21,8 @@ from enum import Enum
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from oncue.protocol.records import Event, Stored
-from oncue.rules.matching.template import Refer
 from oncue.rules.operators.records import Match, Waited
-from oncue.rules.operators.selection import Selector
+from oncue.rules.operators.selection import Parsers, Selector
 from oncue.strict_yaml.document import Node, Problems
 
 
@@ -187,11 +186,8 @@ class Operator(Stored, Generic[S], frozen=True):
         raise NotImplementedError
 
     @classmethod
-    def selector(cls, node: Node, problems: Problems, refer: Refer) -> Selector | None:
-        """Return what names the events of the mapping; None: it needs no names.
-
-        `refer` compiles ${...}.
-        """
+    def selector(cls, node: Node, problems: Problems, parsers: Parsers) -> Selector | None:
+        """Return what names the events of the mapping; None: it needs no names."""
         return None
 
     def waited(self, name: str, expected: tuple[str, ...]) -> Waited:

@@ -19,6 +19,7 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS, encode
 from oncue.rules.limiters.catalog import STATES as LIMITER_STATES
+from oncue.rules.operators.absent import AbsentOperator
 from oncue.rules.operators.after import AfterOperator
 from oncue.rules.operators.base import AnyOperator, OperatorState
 from oncue.rules.operators.batch import BatchOperator
@@ -28,6 +29,7 @@ from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.join import JoinOperator
 from oncue.rules.operators.records import KeyedOperator
 from oncue.rules.operators.sample import SampleOperator
+from oncue.rules.operators.sequence import SequenceOperator
 from oncue.rules.operators.throttle import ThrottleOperator
 from oncue.rules.operators.window import WindowOperator
 
@@ -38,6 +40,8 @@ OPERATORS: tuple[type[AnyOperator], ...] = (
     DebounceOperator,
     CountOperator,
     JoinOperator,
+    SequenceOperator,
+    AbsentOperator,
     WindowOperator,
     AfterOperator,
     BatchOperator,

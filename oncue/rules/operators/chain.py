@@ -5,7 +5,7 @@ It turns an event that matched into a Match.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,10 +25,11 @@ from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE, operator_id
 from oncue.rules.operators.event_rows import EventRows, RequiredFields, refer_to_event
 from oncue.rules.operators.records import BufferedEvent, KeyedOperator, Match
-from oncue.rules.operators.selection import NOT_NAMED, Selection, Selector
+from oncue.rules.operators.selection import NOT_NAMED, Parsers, Pattern, Selection, Selector
 from oncue.strict_yaml.document import Node, Problems, nearest
 
 KEY_CHARS = 1_000
+PatternParser = Callable[[Node, str, Problems], Pattern | None]
 MATCH_BYTES = 500_000  # of the values of one event
 EMPTY_ROW = b"\x90"
 
@@ -106,6 +107,10 @@ class OperatorChain(msgspec.Struct, frozen=True):
         key = self.operators[-1].key_of(event) if self.operators else ""
         return EventRows(self.needs.names, rows, key, [name] * len(rows), waited)
 
+    def takes(self, event: Event) -> bool:
+        """Return False if the event takes part in no firing. Raises Invalid."""
+        return self._select(event).buffered
+
     @property
     def _selector(self) -> Selector | None:
         return self.operators[-1].selector if self.operators else None
@@ -118,6 +123,12 @@ class OperatorChain(msgspec.Struct, frozen=True):
     def conditions(self) -> tuple[Condition, ...]:
         """Conditions of an event, beside those of `on` and `match`."""
         return () if self._selector is None else self._selector.conditions
+
+    @property
+    def patterns(self) -> dict[str, Pattern]:
+        """Return the patterns of events that the rule file names."""
+        selector = self._selector
+        return {} if selector is None else dict(zip(selector.names, selector.patterns, strict=True))
 
     @property
     def select_cost(self) -> Cost:
@@ -179,13 +190,14 @@ def _packed(row: list[Any]) -> bytes:
 # ---------------------------------------------------------------- parsing
 
 
-def parse_operators(rule: Node, problems: Problems) -> OperatorChain | None:
+def parse_operators(rule: Node, problems: Problems, pattern: PatternParser) -> OperatorChain | None:
     """Return the operators of a rule that is a mapping; None: it has none.
 
     The required fields are collected later, while the rule's arguments are compiled.
     """
     found = [(member, rule.value[name]) for name, member in CATALOGUE.members.items() if name in rule.value]
-    compiled = [_compiled(member, node, problems) for member, node in found]
+    parsers = Parsers(refer_to_event, pattern)
+    compiled = [_compiled(member, node, problems, parsers) for member, node in found]
     _check_order(rule, [member for member, _ in found], problems)
     limiters = [_limiter(member, rule.value[name], problems) for name, member in LIMITERS.items() if name in rule.value]
     if not found and not limiters:
@@ -209,7 +221,7 @@ def _check_order(rule: Node, members: list[type[AnyOperator]], problems: Problem
             problems.add(rule.at_key(following.name()), problem, "leave one of them out, or use two rules")
 
 
-def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> CompiledOperator | None:
+def _compiled(member: type[AnyOperator], node: Node, problems: Problems, parsers: Parsers) -> CompiledOperator | None:
     name = member.name()
     if member.PLAIN and isinstance(node.value, str | int | float) and not isinstance(node.value, bool):
         node = Node({member.PLAIN: node}, node.line, node.column)
@@ -219,9 +231,7 @@ def _compiled(member: type[AnyOperator], node: Node, problems: Problems) -> Comp
     operator = member.parse(node, text, problems)
     if operator is None:
         return None
-    return CompiledOperator(
-        operator, template, msgspec.Raw(encode(operator)), member.selector(node, problems, refer_to_event)
-    )
+    return CompiledOperator(operator, template, msgspec.Raw(encode(operator)), member.selector(node, problems, parsers))
 
 
 def _limiter(member: type[AnyLimiter], node: Node, problems: Problems) -> CompiledLimiter | None:

@@ -17,8 +17,9 @@ from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.base import BUFFER, Close, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
 from oncue.rules.operators.options import about, duration, whole_number
+from oncue.rules.operators.patterns import named_patterns, pattern_hash
 from oncue.rules.operators.records import DEAD, DROP, Match, Waited
-from oncue.rules.operators.selection import MOST_NAMES, Selector, ValueSelector
+from oncue.rules.operators.selection import MOST_NAMES, Parsers, Selector, ValueSelector
 from oncue.strict_yaml.document import Node, Problems, nearest
 
 FIRE = "fire"
@@ -139,10 +140,12 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
     then: str = DEAD
     count: int = 0  # 0: names
     by: str = ""  # the template of the name, as written
-    list: Any = None  # the template of the list, as written
+    list: str = ""  # the template of the list, as written
+    names: tuple[str, ...] = ()  # of `all`
+    patterns: str = ""  # hash of `all`: others begin anew
 
     STATE = JoinState
-    OPTIONS = ("count", "list", "by", "deadline", "then")
+    OPTIONS = ("all", "count", "list", "by", "deadline", "then")
     EXAMPLE = '{key: "${data.scan}", count: 3, deadline: 10m}'
     BUFFERS = True
     FIRES_MANY = True
@@ -151,10 +154,14 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
         get = node.value.get
-        if "count" in node.value and "list" in node.value:
-            problems.add(node.at_key("list"), "`join` waits for a `count` or for a `list`", "leave one of them out")
-        elif "count" not in node.value and "list" not in node.value:
-            problems.add(node, "`join` lacks what it waits for: `count` or `list`", f"join: {cls.EXAMPLE}")
+        given = [option for option in ("all", "count", "list") if option in node.value]
+        if len(given) > 1:
+            what = "`join` waits for `all` patterns, for a `count` or for a `list`"
+            problems.add(node.at_key(given[1]), what, "leave the others out")
+        elif not given:
+            problems.add(node, "`join` lacks what it waits for: `all`, `count` or `list`", f"join: {cls.EXAMPLE}")
+        if "all" in node.value and "by" in node.value:
+            problems.add(node.at_key("by"), "`join.by` is for `count` and `list`", "the names are those of `all`")
         if "list" in node.value and "by" not in node.value:
             problems.add(node, "`join.list` needs `by`", 'the name of an event in the list: by: "${data.name}"')
         if "deadline" not in node.value:
@@ -162,19 +169,23 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
         then = get("then")
         if then is not None and then.value not in ENDS:
             problems.add(then, f"join.then is {then.value!r}", nearest(str(then.value), ENDS))
-        by, names = get("by"), get("list")
+        by, names, patterns = get("by"), get("list"), get("all")
         return cls(
             key,
             duration(get("deadline"), "join.deadline", problems),
             DEAD if then is None else str(then.value),
             whole_number(get("count"), "join.count", MOST_NAMES, problems),
             "" if by is None else str(by.plain()),
-            None if names is None else names.plain(),
+            "" if names is None else names.value if isinstance(names.value, str) else _names(names.plain()),
+            tuple(patterns.value) if patterns is not None and isinstance(patterns.value, dict) else (),
+            pattern_hash(patterns),
         )
 
     @classmethod
-    def selector(cls, node: Node, problems: Problems, refer: Refer) -> Selector | None:
-        by, expected = (_template(node, option, problems, refer) for option in ("by", "list"))
+    def selector(cls, node: Node, problems: Problems, parsers: Parsers) -> Selector | None:
+        if "all" in node.value:
+            return named_patterns(node.value["all"], "join.all", problems, parsers)
+        by, expected = (_template(node, option, problems, parsers.refer) for option in ("by", "list"))
         return ValueSelector("join", by, expected) if by or expected else None
 
     def step(self, state: JoinState | None, match: Match, offset: int, known: Callable[[], bool]) -> Step:
@@ -189,11 +200,11 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
         if now.has(mark) or (now.first is None and match.event.name in now.late):
             return Step(msgspec.structs.replace(now, applied=offset), tuple(effects), suppressed=True)
         now = self._opened(now, match, offset)
-        expected = now.expected or match.expected
-        if not self.by or self._takes(match.event.name, now, expected):
+        expected = now.expected or match.expected or self.names
+        if not self._is_named or self._takes(match.event.name, now, expected):
             arrived = 0 if self._only_tells(match) else 1
             nbytes = now.nbytes + (stored_bytes(match.event) if arrived else 0)
-            names = (*now.names, match.event.name) if self.by and arrived else now.names
+            names = (*now.names, match.event.name) if self._is_named and arrived else now.names
             came, marks = now.came + arrived, now.marks + mark
             now = msgspec.structs.replace(
                 now, names=names, came=came, nbytes=nbytes, marks=marks, expected=expected,
@@ -206,6 +217,10 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
                 effects.append(close)
             return Step(now, tuple(effects))
         return Step(now, tuple(effects), suppressed=True)
+
+    @property
+    def _is_named(self) -> bool:
+        return bool(self.by or self.names)
 
     def _opened(self, now: JoinState, match: Match, offset: int) -> JoinState:
         """Return the open join of the key; a new one still knows the events of the former."""
@@ -233,13 +248,15 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
     def waited(self, name: str, expected: tuple[str, ...]) -> Waited:
         if self.count:
             return Waited(self.count, self.count - 1)
-        return Waited(expected, tuple(other for other in expected if other != name))
+        names = expected or self.names
+        return Waited(names, tuple(other for other in names if other != name))
 
     def describe(self) -> str:
         return f"join{self.by_key()} of {self._wanted()}"
 
     def _wanted(self) -> str:
-        what = f"{self.count:,} events" if self.count else f"the events in {_shown(self.list)}"
+        what = listed(self.names) if self.names else f"the events in {self.list}"
+        what = f"{self.count:,} events" if self.count else what
         by = f" by {self.by}" if self.by else ""
         return f"{what}{by} within {duration_text(self.deadline_ms)}, else {self.then}"
 
@@ -262,8 +279,8 @@ def _now(state: JoinState | None, at_ms: int) -> str:
     return f"; {state.progress()}, the deadline is in {about(state.until - at_ms)}"
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else listed(tuple(map(str, value)))
+def _names(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _template(parent: Node, option: str, problems: Problems, refer: Refer) -> Template | None:

@@ -6,14 +6,16 @@ only.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 from oncue.errors import Invalid
 from oncue.protocol.records import Event
-from oncue.rules.matching.conditions import Condition
-from oncue.rules.matching.expression import Cost
+from oncue.rules.matching.conditions import Condition, ConditionGroup, Leaf, one_of, show
+from oncue.rules.matching.expression import NO_COST, Cost
 from oncue.rules.matching.filters import as_text
-from oncue.rules.matching.template import Template, total
+from oncue.rules.matching.template import Refer, Template, total
+from oncue.strict_yaml.document import Node, Problems
 
 MOST_NAMES = 1_000  # of one list
 NAME_CHARS = 1_000
@@ -28,10 +30,33 @@ class Selection(NamedTuple):
     buffered: bool = True  # False: it only carries the list
 
 
+class Pattern(NamedTuple):
+    """Events that a rule file names.
+
+    `on` is as written; None: that of the rule.
+    """
+
+    on: Any
+    conditions: tuple[Condition, ...]
+    follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about, as in Rule
+
+
+class Parsers(NamedTuple):
+    """Parsers of parts of a rule file, for operators."""
+
+    refer: Refer  # of ${...} of one event
+    pattern: Callable[[Node, str, Problems], Pattern | None]  # with its place, such as join.all.raw
+
+
 class Selector(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the events, if the rule file has them."""
+        ...
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Patterns of the names."""
         ...
 
     @property
@@ -64,6 +89,10 @@ class ValueSelector(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
         return ()
 
     @property
@@ -109,6 +138,43 @@ class ValueSelector(NamedTuple):
                 remedy=f"at most {MOST_NAMES:,} names of {NAMES_CHARS:,} characters together",
             )
         return names
+
+
+class PatternSelector(NamedTuple):
+    """Takes the name of the first pattern that an event fits."""
+
+    names: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
+    conditions: tuple[Condition, ...]
+    cost: Cost = NO_COST
+    all_names: bool = False  # of all patterns that it fits, joined by +
+    buffered: str = ""  # the name whose events are buffered; "": all
+
+    @classmethod
+    def of(cls, found: Mapping[str, Pattern], all_names: bool = False, buffered: str = "") -> Self:
+        patterns = tuple(found.values())
+        fits_one = ConditionGroup("any", [ConditionGroup("all", pattern.conditions) for pattern in patterns])
+        return cls(tuple(found), patterns, (*_shared(patterns), fits_one), NO_COST, all_names, buffered)
+
+    def select(self, event: Event) -> Selection:
+        fits = [
+            name
+            for name, pattern in zip(self.names, self.patterns, strict=True)
+            if all(condition.test(event) for condition in pattern.conditions)
+        ]
+        name = "+".join(fits) if self.all_names else next(iter(fits), "")
+        return Selection(name, buffered=not self.buffered or self.buffered in fits)
+
+
+def _shared(patterns: Sequence[Pattern]) -> Iterator[Condition]:
+    """Yield conditions of the events of all patterns, for the index of rules."""
+    first, *others = [{c.path: c for c in p.conditions if isinstance(c, Leaf) and c.equals} for p in patterns]
+    for path, leaf in first.items():
+        leaves = [leaf, *(other[path] for other in others if path in other)]
+        if len(leaves) == len(patterns):
+            values = list(dict.fromkeys(value for each in leaves for value in each.equals or ()))
+            check = one_of(values)
+            yield Leaf(path, leaf.get, check, f"in {show(values)}", tuple(values), items=len(values))
 
 
 def _rendered(template: Template, event: Event) -> tuple[object, Invalid | None]:

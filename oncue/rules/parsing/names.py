@@ -6,10 +6,14 @@ from collections.abc import Collection
 from typing import NamedTuple, Self
 
 from oncue.rules.matching.conditions import Condition
-from oncue.rules.parsing.condition_parser import parse_on
-from oncue.rules.parsing.outcome_pattern import is_done, parse_done
+from oncue.rules.operators.selection import Pattern
+from oncue.rules.parsing.condition_parser import check_possible, parse_match, parse_on
+from oncue.rules.parsing.outcome_pattern import is_done, parse_done, rules_followed
 from oncue.rules.parsing.overdue_pattern import is_overdue, parse_overdue
 from oncue.strict_yaml.document import Node, Problems
+
+PATTERN_KEYS = ("on", "match")
+FORM = "for example {on: scans, match: {data.kind: dark}}"
 
 
 class OnNames(NamedTuple):
@@ -40,6 +44,27 @@ class OnNames(NamedTuple):
         if is_overdue(node.value):
             return parse_overdue(node, self.rules, problems)
         return parse_on(node, self.triggers, problems)
+
+    def parse_pattern(self, node: Node, place: str, problems: Problems) -> Pattern | None:
+        """Parse a pattern of an operator: a trigger's name, or {on: ..., match: ...}."""
+        if isinstance(node.value, str):
+            return Pattern(node.value, tuple(self.parse_on(node, problems)))
+        if not isinstance(node.value, dict) or not node.value:
+            problems.add(
+                node, f"{place} is a trigger's name, or a mapping of `on` and `match`, not {node.kind()}", FORM
+            )
+            return None
+        for key in node.value:
+            if key not in PATTERN_KEYS:
+                problems.add(node.at_key(key), f"{place} has no key {key!r}", FORM)
+        before = len(problems.found)
+        on, match = node.value.get("on"), node.value.get("match")
+        conditions = self.parse_on(on, problems) if on is not None else []
+        conditions += parse_match(match, problems) if match is not None else []
+        if match is not None and problems.limited and len(problems.found) == before:
+            check_possible(match, problems)
+        plain = on.plain() if on is not None else None
+        return Pattern(plain, tuple(conditions), rules_followed(plain))
 
 
 def list_of(root: Node, key: str, problems: Problems) -> list[Node]:

@@ -268,6 +268,8 @@ def _of_one_event(path: str, has_items: bool) -> str:
     word, _, rest = path.partition(".")
     if has_items and word == "item":
         return ""
+    if word in CATALOGUE.members:  # ${join.NAME.data.path}
+        return rest.partition(".")[2]
     return (
         rest
         if word in ("each", "first", "last", *WORDS) and rest

@@ -263,8 +263,11 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     before, problems.conditions = len(problems.found), 0
     check_keys(node, (*RULE_KEYS, *CATALOGUE.members, *LIMITERS), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
-    on, run = required(node, "on", "a rule", problems), required(node, "run", "a rule", problems)
-    conditions = names.parse_on(on, problems) if on else []
+    operators = parse_operators(node, problems, names.parse_pattern)
+    on, followed = _on(node, operators, problems)
+    run = required(node, "run", "a rule", problems)
+    of_patterns = operators.conditions if operators else ()
+    conditions = names.parse_on(on, problems) if on else [*of_patterns]
     of_on = len(conditions)
     if "match" in node.value:
         conditions += parse_match(node.value["match"], problems)
@@ -273,7 +276,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
         check_relative(node.value["match"], on, relative, problems)
     when = _when(get("when"), problems)
     timeout_ms = time_limit(get("timeout"), "timeout", problems)
-    operators = parse_operators(node, problems)
+    conditions += of_patterns if on else ()
     refer = operators.needs.refer if operators else refer_to_event
     runs = parse_runs(run, name, timeout_ms, problems, refer, get("affinity")) if run else ()
     retry = parse_retry(get("retry"), problems)
@@ -283,11 +286,11 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     enabled = typed(get("enabled"), bool, "enabled", True, problems)
     description = typed(get("description"), str, "description", "", problems)
     tests = _tests(get("tests"), problems)
-    if len(problems.found) > before or on is None:
+    if len(problems.found) > before:
         return None
     return Rule(
         name,
-        on.plain(),
+        on.plain() if on else _heard(operators),
         tuple(conditions),
         when,
         runs,
@@ -301,9 +304,32 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
         operators,
         node_hours,
         priority,
-        rules_followed(on.plain()),
+        followed,
         of_on,
     )
+
+
+def _on(node: Node, operators: OperatorChain | None, problems: Problems) -> tuple[Node | None, tuple[str, ...] | None]:
+    """Return `on`, and the rules whose outcomes the rule is about.
+
+    A rule whose patterns all have `on` needs none.
+    """
+    patterns = operators.patterns.values() if operators else ()
+    if "on" in node.value or not patterns or any(pattern.on is None for pattern in patterns):
+        on = required(node, "on", "a rule", problems)
+        return on, rules_followed(on.plain()) if on else None
+    follows = [pattern.follows for pattern in patterns if pattern.follows is not None]
+    if not follows:
+        return None, None
+    if len(follows) < len(patterns):
+        what = "the patterns of a rule are about events, or about outcomes of tasks"
+        problems.add(node, f"{what}, not both", "let a rule run for the event, and wait for its outcome")
+    return None, () if () in follows else tuple(dict.fromkeys(name for names in follows for name in names))
+
+
+def _heard(operators: OperatorChain | None) -> dict[str, Any]:
+    """Return the `on` of each pattern, as written."""
+    return {name: pattern.on for name, pattern in operators.patterns.items()} if operators else {}
 
 
 def _when(node: Node | None, problems: Problems) -> Cel | None:

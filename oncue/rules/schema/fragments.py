@@ -134,6 +134,10 @@ DONE: Mapping[str, Schema] = {
         {"anyOf": [{"enum": [*STATES]}, {"enum": ["ok", "error", "timeout", "canceled"]}]}, "States of the outcome"
     ),
 }
+OVERDUE: Mapping[str, Schema] = {
+    "overdue": one_or_more({"type": "string"}, "Rules whose deadlines start this one"),
+}
+PATTERN: Schema = {"$ref": "#/$defs/pattern"}
 #: Options of operators and limiters, by operator.option or option.
 OPERATORS: Mapping[str, Schema] = {
     "key": text('Events with equal keys are decided together: "${data.scan}"'),
@@ -163,6 +167,20 @@ OPERATORS: Mapping[str, Schema] = {
     },
     "by": text('Name of an event: "${data.detector}"'),
     "deadline": duration("It ends so long after its first event"),
+    "join.all": {
+        "type": "object",
+        "additionalProperties": PATTERN,
+        "minProperties": 1,
+        "description": "One event of each pattern must come: {raw: scans, dark: {on: darks}}",
+    },
+    "steps": {
+        "type": "array",
+        "items": {"type": "object", "additionalProperties": PATTERN, "minProperties": 1, "maxProperties": 1},
+        "minItems": 2,
+        "description": "Patterns in the order in which they must come: [{opened: shutter}, {closed: {on: ...}}]",
+    },
+    "absent.after": {**PATTERN, "description": "The event that begins to wait"},
+    "absent.expect": {**PATTERN, "description": "The event that must come"},
     "then": {"enum": [*JOIN_ENDS], "description": "At the deadline, if some are missing"},
     "running": whole("Firings that run at once"),
     "overlap": {"enum": [*OVERLAPS], "description": "The others wait, are skipped, or only the newest waits"},

@@ -14,6 +14,7 @@ from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.condition_parser import OPERATORS
 from oncue.rules.parsing.contradictions import GROUPS
 from oncue.rules.parsing.limits_section import LIMIT_KEYS
+from oncue.rules.parsing.names import PATTERN_KEYS
 from oncue.rules.parsing.outcome_pattern import KEYS as DONE_KEYS
 from oncue.rules.parsing.retry_section import RETRY_KEYS
 from oncue.rules.parsing.rule_file import EXPECT_KEYS, FILE_KEYS, RULE_KEYS, TEST_KEYS
@@ -25,6 +26,8 @@ from oncue.rules.schema.fragments import NAME, Schema
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REPLACED = frozenset(("integer", "number", "boolean", "array"))
 _ATTRIBUTE = "[a-z0-9]{1,60}"  # as of fields.py
+_WITH_PATTERNS = ("join", "sequence", "absent")  # their patterns may have `on`
+_PATTERN_TYPES: Mapping[str, Schema] = {key: {"$ref": f"#/$defs/{key}"} for key in PATTERN_KEYS}
 VARIABLE: Schema = {"type": "string", "pattern": r"^\$\{var:[^{}]+\}$"}
 
 
@@ -38,7 +41,8 @@ def rule_file_schema(kinds: Mapping[str, type[msgspec.Struct]]) -> Schema:
     triggers, components = _triggers(kinds)
     members: dict[str, type[AnyOperator | AnyLimiter]] = {**CATALOGUE.members, **LIMITERS}
     parts: dict[str, Schema] = {
-        "rule": _mapping(fragments.RULE, RULE_KEYS, ("name", "on", "run")),
+        "rule": _mapping(fragments.RULE, RULE_KEYS, ("name", "run"))
+        | {"anyOf": [{"required": [key]} for key in ("on", *_WITH_PATTERNS)]},
         "run": _mapping(fragments.RUN, RUN_KEYS),
         "retry": _mapping(fragments.RETRY, RETRY_KEYS),
         "limits": _mapping(fragments.LIMITS, LIMIT_KEYS),
@@ -46,6 +50,8 @@ def rule_file_schema(kinds: Mapping[str, type[msgspec.Struct]]) -> Schema:
         "timed": _mapping(fragments.TIMED, TIMED_KEYS, ("event",)),
         "expect": _mapping(fragments.EXPECT, EXPECT_KEYS),
         "done": _mapping(fragments.DONE, DONE_KEYS, ("done",)),
+        "overdue": _mapping(fragments.OVERDUE, ("overdue",), ("overdue",)),
+        "pattern": {"anyOf": [{"type": "string"}, _mapping(_PATTERN_TYPES, PATTERN_KEYS) | {"minProperties": 1}]},
         "trigger": triggers,
         "variable": VARIABLE,
         **_conditions(),
@@ -101,14 +107,15 @@ def _conditions() -> dict[str, Schema]:
             "description": "Conditions on the event: {data.size: {gt: 1MB}}",
         },
         "on": {
-            "description": "A trigger, a list of triggers, {done: RULE}, or attributes: {type: ...}",
+            "description": "A trigger, a list of triggers, {done: RULE}, {overdue: RULE}, or attributes: {type: ...}",
             "anyOf": [
                 {"type": "string"},
                 {"type": "array", "items": {"type": "string"}, "minItems": 1},
                 {"$ref": "#/$defs/done"},
+                {"$ref": "#/$defs/overdue"},
                 {
                     "type": "object",
-                    "not": {"required": ["done"]},
+                    "not": {"anyOf": [{"required": ["done"]}, {"required": ["overdue"]}]},
                     "properties": {"type": field, "source": field, "subject": field},
                     "propertyNames": {"pattern": f"^{_ATTRIBUTE}$"},
                     "additionalProperties": field,

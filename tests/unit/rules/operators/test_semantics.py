@@ -8,6 +8,7 @@ import pytest
 
 from oncue.errors import RuleFileError
 from oncue.protocol.records import VERSION, Event
+from oncue.rules.explain import decide, explain
 from oncue.rules.operators.records import Tick
 from oncue.rules.parsing.rule_file import Rule, parse
 from oncue.rules.stateful.fold import by_clock, fold
@@ -129,6 +130,10 @@ LIST = f'join: {{{K}, list: "${{data.all}}", by: "${{data.n}}", deadline: 10s'
 PART = "join: 1 of 3: 2 missing within 10s"
 LATE = "within 10s (key 'a')"
 ONE = f"{PART} (key 'a')"
+ONE_OF_B = "join: 1 of 3: missing dark, flat within 10s (key 'b')"
+SEQUENCE_OF_ONE = "sequence: one came, and two, three not within 10s"
+AGAIN = "sequence: one, two came, and three not before it began anew (key 'a')"
+OVER = f"sequence: one, two came, and three not {LATE}"
 NEXT = f"join: 1 of 3: missing 2, 3 {LATE}"
 
 
@@ -303,6 +308,108 @@ def test_arguments_tell_what_is_missing(reference: str, expected: Any) -> None:
     assert ended(COUNT + ", then: fire}", [(0, "a1")], "${missing} of ${expected}") == [(10_000, "2 of 3")]
 
 
+def pattern(n: int) -> str:
+    return f"{{match: {{data.n: {n}}}}}"
+
+
+ALL = f"join: {{{K}, all: {{raw: {pattern(1)}, dark: {pattern(2)}, flat: {pattern(3)}}}, deadline: 10s"
+NAMED = "${join.raw.data.n}/${join.dark.data.n}/${join.flat.data.n | default(0)}"
+DARK = f"join: 2 of 3: missing dark {LATE}"
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        (ALL + "}", [(0, "a3"), (1, "b1"), (2, "a2"), (3, "a1")], [(3, "1/2/3"), (10_001, f"{ONE_OF_B}")]),
+        (ALL + "}", [(0, "a1"), (1, "a1/2"), (2, "a3"), (3, "a9")], [(10_000, DARK)]),
+        (ALL + ", then: drop}", [(0, "a1"), (2, "a3"), (10_001, "a2")], [(10_000, DARK)]),
+        (ALL + ", then: fire}", [(0, "a1"), (2, "a3"), (10_001, "a2")], [(10_000, "1/null/3")]),
+        (
+            ALL + ", then: fire}",
+            [(0, "a1"), (2, "a3"), (10_001, "a1/2")],
+            [(10_000, "1/null/3"), (20_001, "1/null/null")],
+        ),
+    ],
+)
+def test_join_waits_for_one_of_each_pattern(
+    operators: str, events: list[tuple[int, str]], expected: list[tuple[int, Any]]
+) -> None:
+    assert ended(operators, events, NAMED.replace(" | default(0)", "")) == expected
+
+
+def test_each_pattern_needs_its_own_fields_only() -> None:
+    text = (
+        "rules: [{name: r, join: {all: {scan: {on: {type: scan}}, meta: {on: {type: meta}}}, deadline: 1s},"
+        " run: {function: f, args: {p: '${join.scan.data.path | stem}', e: '${join.meta.data.kev * 1000}'}}}]"
+    )
+    found = parse(text, "r.yaml").rules[0]
+    events = [
+        Event(id="1", source="/s", type="meta", data={"kev": 8}),
+        Event(id="2", source="/s", type="scan", data={"path": "/a/b.h5"}),
+    ]
+    assert [f.args for f in simulate(found, list(enumerate(events)))] == [{"p": "b", "e": 8000}]
+    assert found.on == {"scan": {"type": "scan"}, "meta": {"type": "meta"}}
+    assert next(c.describe() for c in found.conditions) == "type in ['scan', 'meta']"
+    assert decide(found, Event(id="3", source="/s", type="other", data={})) is not None
+
+
+SEQUENCE = (
+    f"sequence: {{{K}, steps: [{{one: {pattern(1)}}}, {{two: {pattern(2)}}}, {{three: {pattern(3)}}}], within: 10s}}"
+)
+STEPS = "${sequence.one.data.n}${sequence.two.data.n}${sequence.three.data.n}"
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([(0, "a1"), (1, "b1"), (2, "a2"), (9_999, "a3")], [(9_999, "123"), (10_001, f"{SEQUENCE_OF_ONE} (key 'b')")]),
+        # those out of order do not count
+        ([(0, "a2"), (1, "a3"), (2, "a1"), (3, "a3"), (4, "a2"), (5, "a3/2")], [(5, "123")]),
+        # a new beginning replaces the former, with its time
+        ([(0, "a1"), (1, "a2"), (5_000, "a1/2"), (14_000, "a2/2"), (14_999, "a3")], [(5_000, AGAIN), (14_999, "123")]),
+        ([(0, "a1"), (1, "a2"), (2, "a2"), (3, "a1"), (4, "a3")], [(4, "123")]),
+        # the time is over
+        ([(0, "a1"), (1, "a2"), (10_000, "a3")], [(10_000, OVER)]),
+        ([(0, "a1"), (1, "a2"), (2, "a3"), (3, "a1/2"), (4, "a2/2"), (5, "a3/2")], [(2, "123"), (5, "123")]),
+    ],
+)
+def test_sequence_fires_for_steps_in_order(events: list[tuple[int, str]], expected: list[tuple[int, Any]]) -> None:
+    assert ended(SEQUENCE, events, STEPS) == expected
+
+
+ABSENT = f"absent: {{{K}, after: {pattern(1)}, expect: {pattern(2)}, within: 10s}}"
+HEARTBEAT = f"absent: {{{K}, after: {pattern(1)}, expect: {pattern(1)}, within: 10s}}"
+
+
+@pytest.mark.parametrize(
+    ("operators", "events", "expected"),
+    [
+        (ABSENT, [(0, "a1"), (1, "b1"), (9_999, "a2")], [(10_001, "b1")]),
+        (ABSENT, [(0, "a1"), (10_000, "a2")], [(10_000, "a1")]),
+        # the first waits; others of its kind do not make it longer
+        (ABSENT, [(0, "a1"), (5_000, "a1/2"), (10_000, "a2")], [(10_000, "a1")]),
+        (ABSENT, [(0, "a1"), (5_000, "a1/2"), (6_000, "a2")], []),
+        # what came before does not count, and what is told again does not begin anew
+        (ABSENT, [(0, "a2"), (1, "a1")], [(10_001, "a1")]),
+        (ABSENT, [(0, "a1"), (1, "a2"), (2, "a1")], []),
+        (ABSENT, [(0, "a1"), (1, "a2"), (2, "a1/2")], [(10_002, "a1/2")]),
+        # a heartbeat ends one wait and begins the next
+        (HEARTBEAT, [(0, "a1"), (9_000, "a1/2"), (18_000, "a1/3"), (19_000, "a1/3")], [(28_000, "a1/3")]),
+    ],
+)
+def test_absent_fires_if_nothing_comes(
+    operators: str, events: list[tuple[int, str]], expected: list[tuple[int, Any]]
+) -> None:
+    assert ended(operators, events, "${id}") == expected
+
+
+@pytest.mark.parametrize(("operators", "name"), [(ABSENT, "a2"), (LIST + "}", "a+")])
+def test_an_event_that_takes_part_in_no_firing_is_explained(operators: str, name: str) -> None:
+    event = Event(id="1", source="/s", type="t", data=_joined(name))
+    found = explain(rule(operators, "${data.n}" if operators == ABSENT else "${first.data.n}"), event)
+    assert (found.fires, found.args) == (True, None)
+
+
 def test_a_list_may_be_in_the_rule_file() -> None:
     listed = f'join: {{{K}, list: [1, 2], by: "${{data.n}}", deadline: 10s}}'
     assert ended(listed, [(0, "a2"), (1, "a1")]) == [(1, [2, 1])]
@@ -346,8 +453,22 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("sample: {evry: 1}", "`sample` has no key 'evry'"),
         ("count: {n: 3}", "`count` lacks the key 'within'"),
         ("join: {count: 3}", "`join` lacks the key 'deadline'"),
-        ("join: {deadline: 3s}", "`join` lacks what it waits for: `count` or `list`"),
-        ("join: {count: 3, list: [a], by: x, deadline: 3s}", "`join` waits for a `count` or for a `list`"),
+        ("join: {deadline: 3s}", "`join` lacks what it waits for: `all`, `count` or `list`"),
+        (
+            "join: {count: 3, list: [a], by: x, deadline: 3s}",
+            "`join` waits for `all` patterns, for a `count` or for a `list`",
+        ),
+        ("join: {all: {}, deadline: 3s}", "join.all is a mapping of 1 to 50 names to patterns"),
+        ("join: {all: {a.b: {match: {id: x}}}, deadline: 3s}", "join.all: 'a.b' is not a name"),
+        ("join: {all: {a: 7}, deadline: 3s}", "join.all.a is a trigger's name, or a mapping of `on` and `match`"),
+        ("join: {all: {a: {when: x}}, deadline: 3s}", "join.all.a has no key 'when'"),
+        ("join: {all: {a: nowhere}, deadline: 3s}", "there is no trigger 'nowhere'"),
+        ("join: {all: {a: {match: {id: x}}}, by: x, deadline: 3s}", "`join.by` is for `count` and `list`"),
+        ("sequence: {within: 1s}", "`sequence` lacks the key 'steps'"),
+        ("sequence: {steps: [{a: {match: {id: x}}}], within: 1s}", "sequence.steps is a list of two or more steps"),
+        ("sequence: {steps: [{a: x, b: y}, {c: z}], within: 1s}", "sequence.steps has one name, not 'a', 'b'"),
+        ("sequence: {steps: {a: x, b: y}, within: 1s}", "sequence.steps is a list of two or more steps"),
+        ("absent: {after: {match: {id: x}}, within: 1s}", "`absent` lacks the key 'expect'"),
         ("join: {list: [a], deadline: 3s}", "`join.list` needs `by`"),
         ("join: {count: 3, deadline: 3s, then: fail}", "join.then is 'fail'"),
         ("join: {count: 3, deadline: 3s, by: 7}", "join.by is a text with ${...}, not a whole number"),

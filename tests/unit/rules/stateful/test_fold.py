@@ -19,6 +19,7 @@ from oncue.log.base import Record
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION
+from oncue.rules.operators.absent import AbsentOperator
 from oncue.rules.operators.after import AfterOperator
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.batch import WINDOW_BYTES, WINDOW_EVENTS, BatchOperator, BatchState
@@ -29,6 +30,7 @@ from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.join import JoinOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 from oncue.rules.operators.sample import SampleOperator
+from oncue.rules.operators.sequence import SequenceOperator
 from oncue.rules.operators.throttle import ThrottleOperator
 from oncue.rules.operators.window import WindowOperator
 from oncue.rules.operators.window_state import WindowState
@@ -57,6 +59,9 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (WindowOperator("", "sliding", 12, 4, 0, 6, "data.t"),),
     (JoinOperator("${k}", 30, count=3),),
     (JoinOperator("${k}", 30, "fire", by="${n}", list="${ns}"),),
+    (JoinOperator("${k}", 40, names=NAMES),),
+    (SequenceOperator("${k}", 40, NAMES),),
+    (AbsentOperator("${k}", 30),),
     (ThrottleOperator("${k}", 5), JoinOperator("${k}", 60, "drop", by="${n}", list="${ns}")),
     (ThrottleOperator("${k}", 12), SampleOperator("", every=2), CountOperator("${k}", 2, 40)),
 ]
@@ -73,8 +78,12 @@ def match(
 ) -> Match:
     stages = tuple(keyed_operator(spec, key if spec.key else "") for spec, key in zip(specs, keys, strict=True))
     event, expected = BufferedEvent(-1, "/s", str(n), row, size), ()
-    if specs and isinstance(specs[-1], JoinOperator) and specs[-1].by:
-        event, expected = msgspec.structs.replace(event, name=str(n % 3)), NAMES if n % 2 else ()
+    last = specs[-1] if specs else None
+    if isinstance(last, SequenceOperator) or (isinstance(last, JoinOperator) and (last.by or last.names)):
+        event = msgspec.structs.replace(event, name=str(n % 3))
+        expected = NAMES if n % 2 and isinstance(last, JoinOperator) and last.by else ()
+    if isinstance(last, AbsentOperator):
+        event = msgspec.structs.replace(event, name=("after", "expect", "after+expect")[n % 3])
     return Match(VERSION, rule, "f", 1, at_ms, stages, (), event, expected)
 
 
