@@ -164,6 +164,8 @@ class Operator(Stored, Generic[S], frozen=True):
     PLAIN: ClassVar[str] = ""
     # Events in its buffer stay there when options or arguments of the rule change.
     KEEPS_STATES: ClassVar[bool] = False
+    # Number of fields that former versions stored. Later ones at their defaults are not in its id.
+    FORMER: ClassVar[int] = 0
     # A firing has several events; arguments use ${each.PATH}, ${count} ...
     FIRES_MANY: ClassVar[bool] = False
     # It waits for certain events: arguments use ${expected} and ${missing}.
@@ -197,6 +199,10 @@ class Operator(Stored, Generic[S], frozen=True):
     def default_key(self, event: Event) -> str:
         """Return the key of an event where the rule gives no template."""
         return ""
+
+    def measures(self) -> bool:
+        """Return True if it has to be the last operator, for which `measure` is called."""
+        return False
 
     def measure(self, event: Event) -> int:
         """Return a number of the event that `step` needs, as `match.event.size_bytes`.

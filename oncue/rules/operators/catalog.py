@@ -122,4 +122,12 @@ def operator_id(operator: AnyOperator, needs: tuple[str, ...]) -> str:
     if operator.KEEPS_STATES:
         return blake2b(operator.name().encode(), digest_size=8).hexdigest()
     values = encode(needs) if operator.BUFFERS else b""
-    return blake2b(encode(operator) + values, digest_size=8).hexdigest()
+    return blake2b(_identity(operator) + values, digest_size=8).hexdigest()
+
+
+def _identity(operator: AnyOperator) -> bytes:
+    """Return the operator as former versions stored it, if it is without new fields."""
+    former = operator.FORMER
+    if not former or operator != type(operator)(*msgspec.structs.astuple(operator)[:former]):
+        return encode(operator)
+    return encode([operator.name(), *msgspec.structs.astuple(operator)[:former]])

@@ -203,6 +203,10 @@ def parse_operators(rule: Node, problems: Problems, pattern: PatternParser) -> O
     if not found and not limiters:
         return None
     operators = tuple(o for o in compiled if o)
+    for each in operators[:-1]:
+        if each.operator.measures():
+            name = each.operator.name()
+            problems.add(rule.value[name], f"`{name}` with `of` has to be the last operator", "use two rules")
     many = next((member.name() for member, _ in found if member.FIRES_MANY), "")
     selector = operators[-1].selector if operators else None
     names = selector.names if selector is not None else ()

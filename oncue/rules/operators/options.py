@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from oncue.quantities import duration_ms, duration_text
+from oncue.rules.matching.expression import Path, parse
+from oncue.rules.matching.fields import Get, getter
 from oncue.strict_yaml.document import Node, Problems
 
 MAX_DURATION_MS = 30 * 86_400_000
@@ -52,6 +55,27 @@ def whole_number(node: Node | None, name: str, largest: int, problems: Problems)
     else:
         return int(node.value)
     return 0
+
+
+def event_path(node: Node, name: str, what: str, problems: Problems) -> str:
+    """Return the path in `${path}`, without filters; "": it is wrong."""
+    text = node.value if isinstance(node.value, str) else ""
+    path = text[2:-1].strip() if text.startswith("${") and text.endswith("}") else ""
+    try:
+        if path and isinstance(parse(path), Path):
+            value_at(path)
+            return path
+    except ValueError as e:
+        problems.add(node, f"{name}: {e}")
+        return ""
+    problems.add(node, f"{name} is one path to {what}: ${{data.path}}", "without filters")
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def value_at(path: str) -> Get:
+    """Return a function event -> value of a path. Raises ValueError."""
+    return getter(path.removeprefix("event."))
 
 
 def about(ms: int) -> str:

@@ -7,7 +7,6 @@ the next). With `time`, the events' own time counts: windows wait for events tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Self
 
 import msgspec
@@ -16,12 +15,11 @@ from oncue.errors import Invalid
 from oncue.protocol.records import Event
 from oncue.quantities import duration_text
 from oncue.rules.matching.conditions import parse_time
-from oncue.rules.matching.expression import Path, parse
-from oncue.rules.matching.fields import MISSING, Get, getter
+from oncue.rules.matching.fields import MISSING
 from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import BufferAt, Operator, OperatorFinding, Step
 from oncue.rules.operators.batch import stored_bytes
-from oncue.rules.operators.options import about, duration, utc_text
+from oncue.rules.operators.options import about, duration, event_path, utc_text, value_at
 from oncue.rules.operators.records import Match
 from oncue.rules.operators.window_state import MOST_STRETCHES, WindowState
 from oncue.strict_yaml.document import Node, Problems
@@ -90,7 +88,7 @@ class WindowOperator(Operator[WindowState], tag="window", frozen=True):
 
     def measure(self, event: Event) -> int:
         """Return the event's time in milliseconds. Raises Invalid."""
-        return _time_ms(_value_at(self.time)(event), self.time) if self.time else 0
+        return _time_ms(value_at(self.time)(event), self.time) if self.time else 0
 
     def by_event_time(self) -> bool:
         return bool(self.time)
@@ -171,22 +169,7 @@ def _time_path(node: Node, problems: Problems) -> str:
     given = node.value.get("time")
     if given is None or given.value == ACCEPTED:
         return ""
-    text = given.value if isinstance(given.value, str) else ""
-    path = text[2:-1].strip() if text.startswith("${") and text.endswith("}") else ""
-    try:
-        if path and isinstance(parse(path), Path):
-            _value_at(path)
-            return path
-    except ValueError as e:
-        problems.add(given, f"window.time: {e}")
-        return ""
-    problems.add(given, "window.time is `accepted`, or one path to a time: ${data.time}", "without filters")
-    return ""
-
-
-@lru_cache(maxsize=4096)
-def _value_at(path: str) -> Get:
-    return getter(path.removeprefix("event."))
+    return event_path(given, "window.time", "a time, or `accepted`", problems)
 
 
 def _time_ms(value: Any, path: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from oncue.errors import RuleFileError
 from oncue.protocol.records import VERSION, Event
 from oncue.rules.explain import decide, explain
+from oncue.rules.operators.catalog import operator_id
 from oncue.rules.operators.records import Tick
+from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.parsing.rule_file import Rule, parse
 from oncue.rules.stateful.fold import by_clock, fold
 from oncue.rules.testing.simulation import InMemoryStates, simulate
@@ -57,6 +60,12 @@ K = 'key: "${data.k}"'
             [(0, "a1"), (4_000, "a2"), (8_999, "a3"), (14_000, "a4")],
             [(0, 1), (14_000, 4)],
         ),
+        # of a series: the last, and some evenly spaced
+        (f"sample: {{{K}, last: true, of: 3}}", [(n, f"a{n}") for n in range(5)], [(2, 2)]),
+        (f"sample: {{{K}, select: 3, of: 9}}", [(n, f"a{n}") for n in range(12)], [(0, 0), (3, 3), (6, 6)]),
+        (f"sample: {{{K}, select: 3, of: 10}}", [(n, f"a{n}") for n in range(10)], [(0, 0), (4, 4), (7, 7)]),
+        (f"sample: {{{K}, select: 3, of: 2}}", [(n, f"a{n}") for n in range(2)], [(0, 0), (1, 1)]),
+        ("sample: {last: true, of: '${data.n}'}", [(0, "a2"), (1, "a2"), (2, "a2")], [(1, 2)]),
         # debounce: the newest, once it is quiet, or after max
         (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (4_999, "a2"), (20_000, "a3")], [(9_999, 2), (25_000, 3)]),
         (f"debounce: {{{K}, quiet: 5s}}", [(0, "a1"), (1, "b2")], [(5_000, 1), (5_001, 2)]),
@@ -259,6 +268,26 @@ def test_windows_of_a_clock_that_was_ahead_close_by_the_right_one(kind: str, tim
     assert not states.states[where].buffered()
 
 
+@pytest.mark.parametrize("length", [1, 249, 250, 251, 3_600])
+def test_as_many_of_a_series_as_wanted_are_selected_evenly(length: int) -> None:
+    found = fired(f"sample: {{select: 250, of: {length}}}", [(n, f"a{n}") for n in range(length)])
+    steps = {b - a for (a, _), (b, _) in pairwise(found)}
+    assert len(found) == min(250, length)
+    assert max(steps, default=0) - min(steps, default=0) <= 1
+
+
+@pytest.mark.parametrize("length", [None, 0, "3", True, 2.0])
+def test_a_series_without_a_length_is_a_dead_letter(length: Any) -> None:
+    given = rule("sample: {last: true, of: '${data.of}'}", "1")
+    found = simulate(given, [(0, Event(id="1", source="/s", type="t", data={"of": length}))])
+    assert found[0].trouble.startswith("sample.of: data.of is ")
+
+
+def test_states_of_former_versions_are_still_those_of_their_rules() -> None:
+    assert operator_id(SampleOperator("${k}", 2, 3, 5_000), ()) == "f91d485076b621b1"
+    assert operator_id(SampleOperator("${k}", 2, 3, 5_000, True), ()) != "f91d485076b621b1"
+
+
 def test_arguments_may_say_which_window_it_was() -> None:
     text = "${key}: ${window.start} to ${window.end}, ${sum.data.n}"
     day_ms = 86_400_000
@@ -450,6 +479,12 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("throttle: {count: 3}", "`throttle` lacks the key 'per'"),
         ("throttle: {count: 0, per: 1s}", "throttle.count is 0; it takes 1 to 1,000,000"),
         ("sample: {ttl: 1s}", "`sample` needs `first` or `every`, or both"),
+        ("sample: {first: 1, last: true}", "`sample` needs `first` or `every`, or both"),
+        ("sample: {select: 3}", "`sample` with `select` needs the key 'of'"),
+        ("sample: {first: 3, of: 4}", "sample.of is for `last` and `select`"),
+        ("sample: {last: 3, of: 4}", "sample.last is true, or left out"),
+        ("sample: {last: true, of: '${data.n | int}'}", "sample.of is one path to a number of events"),
+        ("sample: {last: true, of: 4}, batch: {count: 3}", "`sample` with `of` has to be the last operator"),
         ("sample: {evry: 1}", "`sample` has no key 'evry'"),
         ("count: {n: 3}", "`count` lacks the key 'within'"),
         ("join: {count: 3}", "`join` lacks the key 'deadline'"),
@@ -484,8 +519,11 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("window: {session: 5s, size: 4s}", "window.size is not longer than window.session"),
         ("window: {tumbling: 5s, late: 1s}", "window.late is for windows by `time`"),
         ("window: {tumbling: 5s, time: '${data.t}'}", "`window` with `time` needs the key 'late'"),
-        ("window: {tumbling: 5s, time: '${data.t | int}', late: 1s}", "window.time is `accepted`, or one path"),
-        ("window: {tumbling: 5s, time: 3, late: 1s}", "window.time is `accepted`, or one path"),
+        (
+            "window: {tumbling: 5s, time: '${data.t | int}', late: 1s}",
+            "window.time is one path to a time, or `accepted`",
+        ),
+        ("window: {tumbling: 5s, time: 3, late: 1s}", "window.time is one path to a time, or `accepted`"),
         ("window: {tumbling: 1ms, time: '${data.t}', late: 1s}", "more than 1,000 windows would be open at a time"),
         ("count: {n: 3, within: 1s}, batch: {count: 2}", "`count` buffers events, and `batch` would come after it"),
     ],

@@ -48,6 +48,7 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (DedupeOperator("${k}", 25), BatchOperator("", count=3, wait_ms=50)),
     (ThrottleOperator("${k}", 25, 2),),
     (SampleOperator("${k}", first=2, every=2, ttl_ms=30),),
+    (SampleOperator("${k}", ttl_ms=30, select=2, number=4),),
     (DebounceOperator("${k}", 10, 25),),
     (CountOperator("${k}", 3, 30),),
     (AfterOperator("${k}", 20),),
