@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tests.simulation.block_world import BlockWorld
+from tests.simulation.gangs import GangWorld
 from tests.simulation.many import ManyWorld
 from tests.simulation.nodes import NodeWorld
 from tests.simulation.world import World
@@ -19,6 +20,7 @@ WORLDS: dict[str, type[World | BlockWorld | NodeWorld]] = {
     "many": ManyWorld,
     "blocks": BlockWorld,
     "nodes": NodeWorld,
+    "gangs": GangWorld,
 }
 
 
@@ -40,8 +42,9 @@ def main() -> int:
     parser.add_argument("--many", action="store_true", help="several servers on a log that they share")
     parser.add_argument("--blocks", action="store_true", help="an endpoint with blocks of a batch scheduler")
     parser.add_argument("--nodes", action="store_true", help="an agent and its nodes")
+    parser.add_argument("--gangs", action="store_true", help="an agent and its nodes, and tasks over several")
     args = parser.parse_args()
-    kind = "blocks" if args.blocks else "many" if args.many else "nodes" if args.nodes else ""
+    kind = next((k for k in WORLDS if k and getattr(args, k)), "")
     world = WORLDS[kind]
     if args.seed is not None:
         world(args.seed, trace=print if args.trace else None).run()

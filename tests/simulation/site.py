@@ -17,6 +17,7 @@ from oncue.protocol.records import CANCELLED, ERROR, LOST, OK, TIMEOUT, Ended, F
 from tests.simulation.clock import Clock
 from tests.simulation.order import OrderedQueue
 
+HANGS_US = 5_000_000  # until a task that hangs is looked at again
 WHY = encode(Failure("E", "why"))
 
 
@@ -112,6 +113,7 @@ class Chunk(msgspec.Struct, eq=False):
     started_us: int = 0
     ended: list[Ended] = []
     life: int = 0  # counts what runs: an end that was scheduled for another life does not happen
+    hosts: tuple[str, ...] = ()  # of a task over several nodes
 
 
 class SimPool:
@@ -131,7 +133,8 @@ class SimPool:
     def run(self, run: RunTasks) -> None:
         assert self.room() > 0, "more chunks than the pool asked for"
         assert hashlib.sha256(run.body).hexdigest() == run.function, "a body that is not the function's"
-        chunk = Chunk(run.function, run.timeout_ms * 1000, run.attempt, run.tasks)
+        hosts = run.options.hosts if run.options is not None else ()
+        chunk = Chunk(run.function, run.timeout_ms * 1000, run.attempt, run.tasks, hosts=hosts)
         self.chunks.append(chunk)
         self._start(chunk)
 
@@ -152,6 +155,12 @@ class SimPool:
             return
         task = chunk.tasks[chunk.at]
         status, _, large = behaviour(task.id, chunk.attempt)
+        if chunk.hosts:
+            found = self.site.of_hosts(chunk, status)
+            if found is None:
+                self.site.clock.after(HANGS_US, lambda: self._end(chunk, life, over))
+                return
+            status = found
         value = WHY
         if over:
             status = TIMEOUT
@@ -213,6 +222,9 @@ class Site:
         agent_class: type[Agent] = Agent,
     ) -> None:
         self.name, self.clock, self.rng, self.workers = name, clock, rng, workers
+        self.block = name  # the job that it is a node of
+        #: Returns the status of a task over several nodes, by what its hosts did meanwhile; None: it hangs.
+        self.of_hosts: Callable[[Chunk, int], int | None] = lambda chunk, status: status
         self._send, self.on_start, self._class = send, on_start, agent_class
         self.file, self.cache = MemoryFile(), MemoryCache()
         self.agent: Agent | None = None
@@ -244,7 +256,7 @@ class Site:
         former, self._boot = self._boot, self.rng.randbytes(8)
         elsewhere = random.Random(f"{self.name} {self._boot.hex()}").random() < 0.3
         after = b"" if elsewhere else former  # on another machine its former process may be alive
-        who = AgentIdentity(self.name, "1", "3.11", "host", self.boots, self._boot, after)
+        who = AgentIdentity(self.block, "1", "3.11", self.name, self.boots, self._boot, after)
         self.agent = self._class(who, journal, self.cache, self.rng, self.workers, self.time.now_us())
         OrderedQueue.watch(self.agent.queue)
         self.input(lambda agent: None)

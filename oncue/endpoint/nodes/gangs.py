@@ -170,6 +170,9 @@ class Gangs:
                 if task.id not in self._running:
                     self._running[task.id] = Gang(task.id, [node], node.block)
                     self._whole.setdefault(node.block, set()).add(task.id)
+                    for key in [k for k, kept in self._kept.items() if kept[0].block == node.block]:
+                        self._release_kept(key)
+                        self._stale = True
                     self._changed_block(node.block)
 
     def _release(self, task: bytes) -> None:
@@ -232,6 +235,10 @@ class Gangs:
             return False
         self._doubts.append(Doubt(gang, function, e, now_us))
         return True
+
+    def in_doubt(self, node: NodePool) -> bool:
+        """Return True if a failure that came from this node is in doubt."""
+        return any(doubt.gang.nodes[0] is node for doubt in self._doubts)
 
     def settled(self) -> Ends:
         """Return failures that are in doubt no more: it is known how all nodes are."""

@@ -80,6 +80,7 @@ class PoolSet:
         self._gangs = Gangs(self._pools.values, self._remains, self._note_room)
         self._dirty: dict[str, NodePool] = {}  # have events, maybe
         self._unacked: dict[str, NodePool] = {}
+        self._doubted: dict[str, NodePool] = {}  # have a result that is not drained yet
         self._joined: set[str] = set()
         self._changes: list[NodeChange] = []
         self._back: list[list[TaskRecord]] = []  # for which there was no room
@@ -296,7 +297,7 @@ class PoolSet:
             events.requeue, self._back = [("", 0, tasks) for tasks in self._back], []
         if self._dirty:
             dirty, self._dirty = self._dirty, {}
-            for name, pool in dirty.items():
+            for pool in dirty.values():
                 found = pool.drain()
                 self._measure(found)
                 events.ended += self._gangs.on_ended(found.ended, self.now_us)
@@ -305,12 +306,22 @@ class PoolSet:
                 events.requeue += found.requeue
                 events.started += found.started
                 events.output += found.output
-                if pool.gone:
-                    self._left.append(pool.key)
-                else:
-                    self._unacked[name] = pool
+                self._note_drained(pool)
         events.ended += self._gangs.settled()
+        for pool in [p for p in self._doubted.values() if not self._gangs.in_doubt(p)]:
+            del self._doubted[pool.name]
+            self._note_drained(pool)
         return events
+
+    def _note_drained(self, pool: NodePool) -> None:
+        """Let `acknowledge` count for the node, unless a result of it is in doubt."""
+        if self._gangs.in_doubt(pool):
+            self._doubted[pool.name] = pool
+            self._unacked.pop(pool.name, None)
+        elif pool.gone:
+            self._left.append(pool.key)
+        else:
+            self._unacked[pool.name] = pool
 
     def _measure(self, events: PoolEvents) -> None:
         for function, _, ends in events.ended:
