@@ -203,7 +203,8 @@ class StatefulRuleService:
         if w is not None:
             info = msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
         if isinstance(self._runner, RemoteRules) and (report := self._runner.workers.rules().get(info.name)):
-            info = msgspec.structs.replace(info, fired=report.fired, suppressed=report.suppressed)
+            why = info.why or report.reason
+            info = msgspec.structs.replace(info, fired=report.fired, suppressed=report.suppressed, why=why)
         if trouble and info.state == "active":
             info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
         return info

@@ -34,7 +34,7 @@ from oncue.rules.registry_reader import RegistryReader
 from oncue.rules.stateful.handover import start_at_end, wait_for_handover
 from oncue.rules.stateful.kafka_runner import KafkaRunner, PartitionFence
 from oncue.rules.stateful.topics import ensure_stream
-from oncue.rules.stateful.worker_reports import REPORT_S, SOON_S, RuleReport, StreamReport
+from oncue.rules.stateful.worker_reports import REASON_CHARS, REPORT_S, SOON_S, RuleReport, StreamReport
 
 START_S = 60.0
 CLOSE_S = 8.0
@@ -177,7 +177,8 @@ class StreamWorker:
             if name in windows or counts.fired or counts.suppressed or counts.failed:
                 w = windows.get(name)
                 open_, events, due_ms = w if w else (0, 0, 0)
-                rules.append(RuleReport(name, open_, events, due_ms, counts.fired, counts.suppressed, counts.failed))
+                made, reason = (counts.fired, counts.suppressed, counts.failed), counts.last_reason[:REASON_CHARS]
+                rules.append(RuleReport(name, open_, events, due_ms, *made, reason))
         ready = tuple(sorted(n for n, part in self.runner.parts.items() if part.ready))
         return StreamReport(VERSION, self.name, now_us(), __version__, ready, tuple(rules))
 

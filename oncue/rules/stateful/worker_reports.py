@@ -17,6 +17,7 @@ from oncue.protocol.topics import STREAM
 from oncue.rules.stateful.record_group import WindowSummary
 
 REPORT_S = 2.0
+REASON_CHARS = 300
 SOON_S = 0.2  # delay of a report after a firing, and between two reports
 SILENT_S = 10.0  # then a worker counts as stopped
 TOPIC = Topic(compact=True)
@@ -35,6 +36,7 @@ class RuleReport(Stored, frozen=True):
     fired: int
     suppressed: int
     failed: int
+    reason: str = ""  # of the newest dead letter, or of events that were dropped
 
 
 class StreamReport(Stored, frozen=True):
@@ -120,6 +122,7 @@ def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
             one.fired + r.fired,
             one.suppressed + r.suppressed,
             one.failed + r.failed,
+            r.reason or one.reason,
         )
     return found
 

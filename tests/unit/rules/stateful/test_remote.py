@@ -13,7 +13,7 @@ from oncue.errors import Invalid
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.log.base import partition_of
-from oncue.protocol.codec import encode
+from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Deployment, EndpointRecord, Event, RuleSwitch, TokenRecord
 from oncue.protocol.topics import MATCHES, REGISTRY, STREAM, WINDOWS, TaskTopics
 from oncue.rules.active_rules import RuleCompiler
@@ -89,6 +89,21 @@ def test_counters_begin_when_this_process_begins_to_read(tmp_path: Path) -> None
         assert summed([]) == {}
 
     with_log(tmp_path, body)
+
+
+def test_a_report_has_the_reason_why_events_were_dropped(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        workers = StreamWorkers(log, Clock())
+        workers.apply(b"one", report("one", 0, rules=(RuleReport("r", 0, 0, 0, 0, 2, 0, "dropped: 2 of 3"),)))
+        workers.apply(b"two", report("two", 1, rules=(counts("r", 1),)))
+        assert workers.rules()["r"].reason == "dropped: 2 of 3"
+
+    with_log(tmp_path, body)
+
+
+def test_a_report_of_an_older_worker_has_no_reason() -> None:
+    older = encode(["r", 1, 2, 3, 4, 5, 6])
+    assert decode(RuleReport, older) == RuleReport("r", 1, 2, 3, 4, 5, 6, "")
 
 
 def test_recent_reports_of_the_log_are_applied_and_old_ones_ignored(tmp_path: Path) -> None:
