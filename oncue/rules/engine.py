@@ -170,16 +170,20 @@ class Engine:
         if done:
             await self._commit(work, done, self._group)
 
-    async def replay(self, entry: ActiveRule, name: str, batches: Sequence[RecordBatch]) -> tuple[int, int]:
+    async def replay(
+        self, entry: ActiveRule, name: str, batches: Sequence[RecordBatch], priority: int | None = None
+    ) -> tuple[int, int]:
         """Test one rule with stored events once more; return the tasks and dead letters.
 
-        The ids of its tasks follow from `name`. No other rule sees the events, and no offset moves.
+        The ids of its tasks follow from `name`. `priority`: of them; None: the rule's. No other
+        rule sees the events, and no offset moves.
         """
         tasks = dead = 0
         for batch in batches:
             rest: RecordBatch | None = batch
             while rest is not None:
                 work = BatchResult(ActiveRules([entry]), self._directory, name)
+                work.frames.priority = priority
                 _, rest = await self._process(work, rest)
                 await self._commit(work, (), REPLAYS_GROUP)
                 tasks, dead = tasks + work.frames.tasks, dead + len(work.frames.dead)

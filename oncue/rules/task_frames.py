@@ -60,6 +60,7 @@ class TaskFrames:
 
     def __init__(self, directory: EndpointDirectory, now_us: int, replay: str = "") -> None:
         self._directory, self.now_us, self._replay = directory, now_us, replay
+        self.priority: int | None = None  # of all tasks; None: that of their rules
         self.dead: list[DeadLetter] = []
         self.events: list[Record] = []
         self.empty: dict[ActiveRule, int] = {}  # firings whose `for_each` was empty
@@ -166,7 +167,12 @@ class TaskFrames:
         expires_us = self.now_us + action.expires_ms * 1_000 if action.expires_ms else 0
         run = msgspec.structs.replace(action.call.run or NO_OPTIONS, affinity=key) if key else action.call.run
         return msgspec.structs.replace(
-            action.call, endpoint=endpoint, expires_us=expires_us, run=run, replay=self._replay
+            action.call,
+            endpoint=endpoint,
+            expires_us=expires_us,
+            run=run,
+            replay=self._replay,
+            priority=action.call.priority if self.priority is None else self.priority,
         )
 
 

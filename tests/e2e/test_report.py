@@ -219,8 +219,11 @@ def test_a_replay_makes_tasks_of_its_own_once_also_over_a_kill(stopped: System) 
     assert [task["replay"] for task in again] == ["again"] * 9
     assert not stopped.tasks(rule="three")
     assert report(stopped)["arrived"] == 12
-    other = stopped.json(*words, "--state", "failed", "--name", "other", "--yes")
+    other = stopped.json(*words, "--state", "failed", "--name", "other", "--priority", "low", "--yes")
     assert other["rules"]["work"]["tasks"] == 2
+    stopped.await_tasks(23, rule="work")
+    lows = [task["replay"] for task in stopped.tasks(rule="work") if task["priority"] == "low"]
+    assert lows == ["other"] * 2
     stopped.oncue(*words, "--where", "data.n <", "--yes", code=2)
     stopped.oncue("replay", "--rule", "once", "--yes", code=1)
     stopped.oncue("replay", "--rule", "after", "--yes", code=1)

@@ -63,6 +63,7 @@ class ReplayRequest(Request, frozen=True):
     where: Text = ""  # CEL over the event
     state: Literal["", "failed", "done", "none"] = ""  # of the event's tasks by this rule; none: it has no task
     dry_run: bool = False  # only count
+    priority: Literal["", "live", "normal", "low"] = ""  # of the tasks; "": that of the rule
     cursor: Name = ""
     limit: PageLimit = 200
 

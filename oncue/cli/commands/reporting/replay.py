@@ -18,6 +18,7 @@ from oncue.client import Client
 from oncue.clocks.process import now_us
 from oncue.errors import Invalid, NotReady, Unreachable
 from oncue.protocol.api import ReplayPage, ReplayRequest
+from oncue.protocol.priority import PRIORITY_WORDS
 
 PATIENCE_S = 600.0  # for a server that does not answer: it may be started again
 PAUSE_S = 1.0
@@ -34,6 +35,7 @@ PAUSE_S = 1.0
     help="Only events whose tasks of the rule failed, or are done; none: it has no task.",
 )
 @click.option("--name", default="", help="Name of the replay. The same one again adds nothing, or what is missing.")
+@click.option("--priority", type=click.Choice(PRIORITY_WORDS), help="Of the tasks.  [default: the rule's]")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
 @json_option
@@ -44,6 +46,7 @@ def replay(
     where: str,
     state: str | None,
     name: str,
+    priority: str | None,
     dry_run: bool,
     yes: bool,
     json_: bool,
@@ -55,7 +58,7 @@ def replay(
     \b
     Example:
       oncue replay --rule reconstruct --since 7d --state failed --dry-run
-      oncue replay --rule reconstruct --where 'data.sample == "A"' --name calibrated
+      oncue replay --rule reconstruct --where 'data.sample == "A"' --name calibrated --priority low
     """
     named = name or datetime.fromtimestamp(now_us() / 1e6, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
     request = ReplayRequest(
@@ -65,6 +68,7 @@ def replay(
         where=where,
         state=state or "",  # type: ignore[arg-type]  # click has checked it
         dry_run=True,
+        priority=priority or "",  # type: ignore[arg-type]
     )
     if request.since_us >= request.until_us:
         raise Invalid("--since is not before --until", remedy="swap them")

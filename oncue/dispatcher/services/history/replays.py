@@ -19,6 +19,7 @@ from oncue.errors import Conflict, Invalid, NotFound
 from oncue.log import Record, RecordBatch
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
+from oncue.protocol.priority import priority_number
 from oncue.protocol.records import VERSION, Deployment
 from oncue.protocol.topics import EVENTS, RESULTS
 from oncue.rules.active_rules import ActiveRule
@@ -54,7 +55,8 @@ class ReplayService:
         tasks = letters = 0
         if chosen and not request.dry_run:
             batches = await off_loop(_batches, chosen)
-            tasks, letters = await self._deployed.engine.replay(entry, request.name, batches)
+            priority = priority_number(request.priority) if request.priority else None
+            tasks, letters = await self._deployed.engine.replay(entry, request.name, batches, priority)
         return r.ReplayPage(
             events=len(accounts),
             chosen=len(chosen),
