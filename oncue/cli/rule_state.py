@@ -24,6 +24,8 @@ def state_text(rule: RuleInfo) -> str:
         parts.append(text)
     if rule.suppressed:
         parts.append(f"{rule.suppressed:,} dropped since start")
+    if rule.shadow:
+        parts.append(f"{number_of(rule.shadow, 'firing')} since start would have run, without `mode: shadow`")
     if rule.empty:
         parts.append(
             f"{number_of(rule.empty, 'firing')} without a task since start, as the list of `for_each` was empty"

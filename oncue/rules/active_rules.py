@@ -39,6 +39,7 @@ class RuleCounters:
         "last_reason",
         "matched",
         "of",
+        "shadow",
         "suppressed",
         "unevaluated",
         "unknown",
@@ -48,6 +49,7 @@ class RuleCounters:
         self.matched = self.fired = self.failed = 0  # events that matched; tasks made; dead letters
         self.doubles = 0  # tasks that existed before: of repeated events
         self.suppressed = 0  # events that matched and were suppressed
+        self.shadow = 0  # firings that ran nothing: `mode: shadow`
         self.empty = 0  # firings that made no task: the list of `for_each` was empty
         self.unevaluated = 0  # events for which `when` could not be evaluated
         self.unknown = Unevaluated()  # the last of them, under the active version
@@ -103,6 +105,10 @@ class Action:
         return self._run.affinity_key(source)
 
 
+MODE_WHY = {
+    "shadow": "`mode: shadow` in its file: it is counted, and runs nothing",
+    "paused": "`mode: paused` in its file: what fires waits until a deploy with another mode",
+}
 CLOCKS_MS = 1_000  # by which the clocks of servers may differ
 REMOVED_KEPT = 1_000  # removed rules whose counts are remembered, in case they are deployed again
 _NOTHING = Event(id="", source="", type="")
@@ -177,6 +183,8 @@ class ActiveRule:
         """Return (active, disabled or paused; reason, and what to do)."""
         if self.disabled_because:
             return "disabled", self.disabled_because
+        if not self.paused and self.rule.mode != "on":
+            return self.rule.mode, MODE_WHY[self.rule.mode]
         return ("paused", f"{self.paused}; {self.repair}") if self.paused else ("active", "")
 
     @property

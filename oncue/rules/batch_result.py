@@ -235,6 +235,8 @@ class BatchResult:
         """
         counts = self._counts(entry)
         counts[0] += 1
+        if self.frames.in_shadow(entry):
+            return
         ready = self.frames.prepare(entry, event, made)
         task_ids = rule_task_ids(
             entry.rule.name,
@@ -354,6 +356,7 @@ class BatchResult:
             counters.unevaluated += unevaluated
             counters.unknown = self._unknown.get(entry, counters.unknown)
             counters.empty += self.frames.empty.get(entry, 0)
+            counters.shadow += self.frames.shadow.get(entry, 0)
 
 
 def decoded_apart(record: Record) -> Event | None:

@@ -334,6 +334,7 @@ def _info(entry: ActiveRule) -> RuleInfo:
         suppressed=entry.counters.suppressed,
         memory=entry.rule.operators.describe() if entry.rule.operators else "",
         empty=entry.counters.empty,
+        shadow=entry.counters.shadow,
         unevaluated=entry.counters.unevaluated,
         unevaluated_why=unknown.why,
         unevaluated_source=unknown.source,

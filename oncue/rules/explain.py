@@ -73,6 +73,8 @@ def explain(rule: Rule, event: Event, *, disabled_because: str = "") -> Explanat
     why = disabled_because or trouble or _why(steps, failed)
     if fires and rule.operators is not None:
         why = f"{why}; then {rule.operators.describe()}"
+    if fires and rule.mode == "shadow":
+        why = f"{why}; it is counted and runs nothing: the rule has `mode: shadow`"
     return Explanation(rule=rule.name, event=event.id, fires=fires, why=why, steps=steps, args=args)
 
 

@@ -64,6 +64,7 @@ class TaskFrames:
         self.dead: list[DeadLetter] = []
         self.events: list[Record] = []
         self.empty: dict[ActiveRule, int] = {}  # firings whose `for_each` was empty
+        self.shadow: dict[ActiveRule, int] = {}  # firings of rules with `mode: shadow`
         self.tasks = self.held_bytes = 0  # tasks so far; bytes of their arguments that are held here
         #: By action, and by affinity key and number of tasks of a firing where there are such:
         #: (action, key, number, endpoint id, tasks).
@@ -109,6 +110,13 @@ class TaskFrames:
             remedy = "deploy the rule file again, beside the file of the function, then `oncue dead retry N` (N: this letter's)"
             raise RuleError("dispatch", f"the function {action.call.name!r} is not registered", remedy)
         return endpoint
+
+    def in_shadow(self, entry: ActiveRule) -> bool:
+        """Count a firing of a rule that runs nothing; return True if it is one."""
+        if entry.rule.mode != "shadow":
+            return False
+        self.shadow[entry] = self.shadow.get(entry, 0) + 1
+        return True
 
     def add(
         self,

@@ -147,3 +147,37 @@ def test_explain_names_what_an_event_would_wait_for(shared: System) -> None:
     assert steps[-1]["found"] == "none runs by ${data.k} = b"
     open_gate(shared, "why")
     values(shared, "why", 3)
+
+
+def test_a_paused_rule_keeps_what_fires_and_runs_it_as_it_is_later(stopped: System) -> None:
+    stopped.up("--workers", "2")
+    deploy(stopped, "paused", "mode: paused")
+    open_gate(stopped, "paused")
+    emit(stopped, "paused", "a", 1, 2)
+    await_waiting(stopped, "paused", 2)
+    shown = rule(stopped, "paused")
+    assert (shown["state"], shown["waits"]) == ("paused", ["2 wait: the rule has `mode: paused`"])
+    for process in reversed(stopped.note()):
+        process.kill()
+    stopped.up("--workers", "2")
+    emit(stopped, "paused", "a", 3)
+    await_waiting(stopped, "paused", 3)
+
+    text = (stopped.folder / "paused.yaml").read_text().replace("mode: paused", "")
+    stopped.write("paused.yaml", text.replace('n: "${data.n}"', 'n: "n = ${data.n}"'))
+    stopped.oncue("deploy", "paused.yaml", "--yes")
+
+    assert sorted(values(stopped, "paused", 3)) == ["n = 1", "n = 2", "n = 3"]
+
+
+def test_a_rule_in_shadow_is_counted_and_runs_nothing(shared: System) -> None:
+    deploy(shared, "seen", "mode: shadow")
+    deploy(shared, "seen-one", "mode: shadow\n    limit: {running: 1}")
+
+    for name in ("seen", "seen-one"):
+        emit(shared, name, "a", 1, 2, 3)
+
+    for name in ("seen", "seen-one"):
+        shared.await_true(lambda n=name: rule(shared, n)["shadow"] == 3, "it is counted")  # type: ignore[misc]
+        assert rule(shared, name)["state"] == "shadow"
+        assert shared.tasks(rule=name) == []

@@ -90,7 +90,7 @@ class RuleInfo(Response, frozen=True):
     on: Any
     runs: list[str]
     endpoint: str
-    state: str = "active"  # active, disabled, paused
+    state: str = "active"  # active, shadow, paused, disabled
     why: str = ""
     fired: int = 0  # tasks since the servers started; a repeated event adds none
     text: str = ""
@@ -105,6 +105,7 @@ class RuleInfo(Response, frozen=True):
     unevaluated_source: str = ""  # of the last of them
     unevaluated_event: str = ""  # its id
     unevaluated_us: int = 0  # when it was tested
+    shadow: int = 0  # firings that ran nothing, as the rule has `mode: shadow`, since the servers started
     # Use by attempts that have ended, within the limit's period; without a limit, within a week.
     attempts: int = 0
     node_hours: float = 0.0  # time of attempts, each times its share of a node

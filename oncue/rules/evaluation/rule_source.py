@@ -20,6 +20,11 @@ def unpack_rule(packed: bytes) -> Rule:
     return rule_of(_node(pickle.loads(packed)))  # made of plain values by `pack_rule`
 
 
+def as_stateful(rule: Rule) -> Rule:
+    """Compile a rule without operators so that it fires for events that were buffered."""
+    return rule_of(_node(rule.source | {"mode": "paused"}))
+
+
 def rule_hash(rule: Rule) -> str:
     """Return a hash of the rule's text; it changes when the rule is changed."""
     return hashlib.sha256(repr(rule.source).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -42,6 +42,7 @@ class LimiterState(OperatorState, frozen=True):
     at_ms: int = 0  # of the last record in it
     queued: int = 0  # firings that wait
     queued_bytes: int = 0
+    entered: int = 0  # firings that have ever waited: the place of the next one in the queue
 
     def buffered(self) -> int:
         return self.queued

@@ -15,12 +15,16 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.rules.limiters.base import AnyLimiter, LimitsState, PlaceState
+from oncue.rules.limiters.pause import PauseLimiter
 from oncue.rules.limiters.rate import RateLimiter
 from oncue.rules.limiters.running import RunningLimiter
 from oncue.rules.operators.base import OperatorState
 
-LIMITERS: tuple[type[AnyLimiter], ...] = (RunningLimiter, RateLimiter)
+LIMITERS: tuple[type[AnyLimiter], ...] = (PauseLimiter, RunningLimiter, RateLimiter)
+PAUSE = PauseLimiter.name()
 MEMBERS = {member.name(): member for member in LIMITERS}
+#: Those that are a mapping in the rule file.
+SECTIONS = {name: member for name, member in MEMBERS.items() if member.OPTIONS}
 RANK = {name: rank for rank, name in enumerate(MEMBERS)}
 STATES: tuple[type[OperatorState], ...] = (LimitsState, PlaceState, *(member.STATE for member in LIMITERS))
 _limiters: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(reduce(or_, LIMITERS))

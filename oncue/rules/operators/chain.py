@@ -16,7 +16,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.event_types import chain_depth
 from oncue.protocol.records import VERSION, Event
 from oncue.rules.limiters.base import AnyLimiter
-from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
+from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.expression import NO_COST, Cost
 from oncue.rules.matching.filters import as_text
@@ -190,7 +190,9 @@ def _packed(row: list[Any]) -> bytes:
 # ---------------------------------------------------------------- parsing
 
 
-def parse_operators(rule: Node, problems: Problems, pattern: PatternParser) -> OperatorChain | None:
+def parse_operators(
+    rule: Node, problems: Problems, pattern: PatternParser, first: Sequence[AnyLimiter] = ()
+) -> OperatorChain | None:
     """Return the operators of a rule that is a mapping; None: it has none.
 
     The required fields are collected later, while the rule's arguments are compiled.
@@ -199,7 +201,10 @@ def parse_operators(rule: Node, problems: Problems, pattern: PatternParser) -> O
     parsers = Parsers(refer_to_event, pattern)
     compiled = [_compiled(member, node, problems, parsers) for member, node in found]
     _check_order(rule, [member for member, _ in found], problems)
-    limiters = [_limiter(member, rule.value[name], problems) for name, member in LIMITERS.items() if name in rule.value]
+    limiters: list[CompiledLimiter | None] = [CompiledLimiter(each, None, msgspec.Raw(encode(each))) for each in first]
+    limiters += [
+        _limiter(member, rule.value[name], problems) for name, member in LIMITERS.items() if name in rule.value
+    ]
     if not found and not limiters:
         return None
     operators = tuple(o for o in compiled if o)

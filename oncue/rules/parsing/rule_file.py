@@ -19,7 +19,7 @@ from oncue.functions.body import Packed
 from oncue.functions.shell.pack import pack_shell
 from oncue.protocol.records import StoredRetryPolicy
 from oncue.quantities import Rate
-from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
+from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
@@ -32,6 +32,7 @@ from oncue.rules.parsing.function_keys import (
     FunctionProperties,
 )
 from oncue.rules.parsing.limits_section import parse_limits
+from oncue.rules.parsing.mode_section import parse_mode
 from oncue.rules.parsing.names import OnNames, check_names, list_of
 from oncue.rules.parsing.node_values import check_keys, is_mapping, name_of, required, time_limit, typed
 from oncue.rules.parsing.outcome_pattern import rules_followed
@@ -49,7 +50,7 @@ FILE_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("fires", "args", "dead")
 TEST_KEYS = ("event", "events", "takes", "expect")
 RULE_KEYS = (
     *("name", "description", "on", "match", "when", "run"),
-    *("retry", "timeout", "priority", "affinity", "expires", "limits", "enabled", "tests"),
+    *("retry", "timeout", "priority", "affinity", "expires", "limits", "enabled", "mode", "resume", "tests"),
 )
 
 
@@ -90,6 +91,7 @@ class Rule(msgspec.Struct, frozen=True):
     priority: int = 0  # see protocol/priority.py
     follows: tuple[str, ...] | None = None  # rules whose outcomes `on` is about; (): any; None: it is about events
     of_on: int = 0  # conditions of `on`
+    mode: str = "on"  # on, shadow, paused
 
     @property
     def has_items(self) -> bool:
@@ -263,7 +265,8 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     before, problems.conditions = len(problems.found), 0
     check_keys(node, (*RULE_KEYS, *CATALOGUE.members, *LIMITERS), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
-    operators = parse_operators(node, problems, names.parse_pattern)
+    mode, pause = parse_mode(get("mode"), get("resume"), problems)
+    operators = parse_operators(node, problems, names.parse_pattern, pause)
     on, followed = _on(node, operators, problems)
     run = required(node, "run", "a rule", problems)
     of_patterns = operators.conditions if operators else ()
@@ -306,6 +309,7 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
         priority,
         followed,
         of_on,
+        mode,
     )
 
 

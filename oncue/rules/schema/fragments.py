@@ -13,6 +13,7 @@ from oncue.protocol.records import NAME_CHARS
 from oncue.protocol.retry_policy import RETRY_WORDS
 from oncue.protocol.stated_options import RESOURCES
 from oncue.rules.limiters.base import FULL
+from oncue.rules.limiters.pause import MODES, RESUMES
 from oncue.rules.limiters.running import OVERLAPS
 from oncue.rules.operators.join import ENDS as JOIN_ENDS
 from oncue.rules.outcomes.outcome_event import STATES
@@ -63,6 +64,8 @@ RULE: Mapping[str, Schema] = {
     "expires": duration("Latest start after the event, or none"),
     "limits": {"$ref": "#/$defs/limits"},
     "enabled": flag("false: deployed, and fires for nothing"),
+    "mode": {"enum": [*MODES], "description": "shadow: it is counted and runs nothing; paused: what fires waits"},
+    "resume": {"enum": [*RESUMES], "description": "What runs of a paused rule later: all, or the latest"},
     "tests": {"type": "array", "items": {"$ref": "#/$defs/test"}, "description": "Run by each deploy"},
 }
 RUN: Mapping[str, Schema] = {

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from oncue.rules.limiters.base import AnyLimiter
-from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
+from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
 from oncue.rules.operators.base import AnyOperator
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.condition_parser import OPERATORS

@@ -21,6 +21,7 @@ from oncue.rules.active_rules import ActiveRule, ActiveRules, RuleCompiler
 from oncue.rules.evaluation.judge import NotTested, RuleJudge
 from oncue.rules.evaluation.messages import FAILED, WINDOW, Question
 from oncue.rules.evaluation.owner_shares import OwnerShares, used_up
+from oncue.rules.evaluation.rule_source import as_stateful
 from oncue.rules.limiters.base import DROPPED
 from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.loop_turn import LoopTurn
@@ -49,6 +50,7 @@ class FiringResult(NamedTuple):
     counted: list[Counted]  # of each closed window
     dead: int
     empty: Mapping[ActiveRule, int] = {}  # firings whose `for_each` was empty
+    shadow: Mapping[ActiveRule, int] = {}  # firings that ran nothing
 
 
 class Firer:
@@ -71,6 +73,8 @@ class Firer:
         self._judge, self._shares = judge, OwnerShares()
         # The last older deployment used: (label, version), its rules.
         self._old: tuple[tuple[str, int], ActiveRules] = (("", 0), ActiveRules())
+        # The last rule without operators of which firings have waited, and the same rule with some.
+        self._stateless: tuple[ActiveRule, ActiveRule] | None = None
         self._unstarted: list[TaskEnd] = []  # of the group: firings that limiters count, without a task that does
         self.fired = self.dead = 0  # windows and dead letters, since the start
 
@@ -83,7 +87,7 @@ class Firer:
         appends = frames.appends()
         if self._unstarted:
             appends.append(Append(MATCHES, [Record(encode(end), limited_key(end.rule)) for end in self._unstarted]))
-        return FiringResult(appends, counted, len(frames.dead), frames.empty)
+        return FiringResult(appends, counted, len(frames.dead), frames.empty, frames.shadow)
 
     async def _fire_windows(self, group: RecordGroup, frames: TaskFrames) -> list[Counted]:
         counted: list[Counted] = []
@@ -98,6 +102,9 @@ class Firer:
             if turn.is_over:
                 await turn.end()
             entry = self._active_rules().entries.get(closed.rule)
+            if entry is not None and frames.in_shadow(entry):
+                self._free(closed)
+                continue
             if (overdue := overdue_event(closed, window_id_seed(closed))) is not None:
                 frames.events.append(overdue_record(overdue))
             if closed.waited is not None and closed.waited.end == DROP:
@@ -138,6 +145,8 @@ class Firer:
         if entry.disabled_because:
             remedy = f"oncue rules enable {closed.rule}, then `oncue dead retry N` (N: this letter's number)"
             raise RuleError("window", f"the rule is disabled: {entry.disabled_because}", remedy)
+        if len(closed.events) == 1 and closed.events[0].limit_keys is not None:
+            entry = self._stateful(entry)
         operators = entry.rule.operators
         if operators is None or not set(operators.needs.names) <= set(closed.needs):
             entry = await self._older_version(closed)
@@ -176,6 +185,19 @@ class Firer:
             raise RuleError(answer.stage, answer.reason, answer.remedy)
         return answer.tasks
 
+    def _stateful(self, entry: ActiveRule) -> ActiveRule:
+        """Return the rule as it fires for a single event that has waited.
+
+        It may have no limiters any more.
+        """
+        if entry.rule.operators is not None:
+            return entry
+        if self._stateless is None or self._stateless[0] is not entry:
+            rule = as_stateful(entry.rule)
+            again = ActiveRule(rule, entry.deployment, entry.counters, entry.disabled_because, entry.paused)
+            self._stateless = entry, again
+        return self._stateless[1]
+
     async def _older_version(self, closed: ClosedWindow) -> ActiveRule:
         wanted = (closed.label, closed.version)
         if self._old[0] != wanted:
@@ -201,6 +223,8 @@ class Firer:
                 entry.counters.last_reason = reason or entry.counters.last_reason
         for entry, count in fired.empty.items():
             entry.counters.empty += count
+        for entry, count in fired.shadow.items():
+            entry.counters.shadow += count
         entries = self._active_rules().entries
         for rule, count in group.suppressed.items():
             if rule in entries:

@@ -19,6 +19,7 @@ from oncue.ids import PREFIX, window_task_ids
 from oncue.protocol.codec import decode, encode
 from oncue.rules.limiters.base import DROPPED, QUEUE_BYTES, AnyLimiter, LimiterState, LimitsState, PlaceState, Verdict
 from oncue.rules.limiters.catalog import MEMBERS, RANK, resolve_limiters
+from oncue.rules.limiters.pause import PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
 from oncue.rules.stateful.fold import TICK_WINDOWS, StateKey, States, fold, state_keys, window_id_seed
@@ -215,7 +216,7 @@ class _RuleWork:
         at_ms: int,
     ) -> list[ClosedWindow]:
         """Let a firing wait. Return it if the queue is full."""
-        item = _item(closed, self._offset)
+        item = _item(closed, state.entered)
         if self._states.is_buffered(where, item.source, item.id):  # a repeated event
             self._states.count_suppressed(self._rule)
             return []
@@ -232,7 +233,7 @@ class _RuleWork:
             full = f"{state.queued:,} firings wait for `{limiter.name()}` already: {limiter.waits(state, where.key, at_ms)}"
             return [msgspec.structs.replace(closed, refused=full)]
         self._states.buffer(where, item)
-        longer = msgspec.structs.replace(state, queued=state.queued + 1, queued_bytes=size)
+        longer = msgspec.structs.replace(state, queued=state.queued + 1, queued_bytes=size, entered=state.entered + 1)
         self._put(where, limiter.adapted(longer), at_ms)
         return []
 
@@ -255,6 +256,14 @@ class _RuleWork:
     def release_key(self, where: StateKey, at_ms: int) -> list[ClosedWindow]:
         return self.release(where, self._options.of(where.operator), at_ms)
 
+    def _drop_older(self, where: StateKey, state: LimiterState, at_ms: int) -> None:
+        """Pass over all of a queue but the newest."""
+        while state.queued > 1 and (item := self._states.take(where)) is not None:
+            left = max(0, state.queued_bytes - len(item.row))
+            state = msgspec.structs.replace(state, queued=state.queued - 1, queued_bytes=left)
+            self._states.count_suppressed(self._rule)
+        self._put(where, state, at_ms)
+
     def release(
         self, where: StateKey, limiter: AnyLimiter | None, at_ms: int, most: int = RELEASED
     ) -> list[ClosedWindow]:
@@ -263,6 +272,8 @@ class _RuleWork:
         before = self._states.get(where)
         if limiter is not None and isinstance(before, LimiterState) and (now := limiter.adapted(before)) != before:
             self._put(where, now, at_ms)
+        if limiter is None and isinstance(before, PauseState) and before.latest:
+            self._drop_older(where, before, at_ms)
         for _ in range(most):
             state = self._states.get(where)
             if not isinstance(state, LimiterState) or not state.queued:
@@ -285,11 +296,11 @@ class _RuleWork:
         return found
 
 
-def _item(closed: ClosedWindow, offset: int) -> BufferedEvent:
+def _item(closed: ClosedWindow, place: int) -> BufferedEvent:
     """Return a firing as an event of the buffer.
 
     A firing of a single event has its source and id.
     """
     single = closed.events[0] if len(closed.events) == 1 else None
     name = (single.source, single.id) if single is not None else ("", firing_id(closed).hex())
-    return BufferedEvent(offset, *name, encode(closed))
+    return BufferedEvent(place, *name, encode(closed))

@@ -16,8 +16,10 @@ from oncue.protocol.records import OK, VERSION, Event
 from oncue.quantities import duration_text
 from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered, task_arguments
 from oncue.rules.limiters.base import DROPPED
+from oncue.rules.limiters.catalog import PAUSE
 from oncue.rules.matching.conditions import equal, show
 from oncue.rules.operators.base import OperatorState
+from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.overdue import not_fired
 from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, MatchesRecord, TaskEnd, Tick
@@ -96,6 +98,8 @@ def simulate(rule: Rule, events: Sequence[tuple[int, Event]], takes_ms: int = 0)
     ordered = sorted(events, key=lambda pair: pair[0])
     if rule.operators is None:
         return [_of_event(rule, at_ms, event) for at_ms, event in ordered if decide(rule, event) is None]
+    rule = _unpaused(rule, rule.operators)
+    assert rule.operators is not None
     clock = _Clock(rule, takes_ms)
     for at_ms, event in ordered:
         clock.advance(at_ms)
@@ -108,6 +112,12 @@ def simulate(rule: Rule, events: Sequence[tuple[int, Event]], takes_ms: int = 0)
             clock.fold(match, at_ms)
     clock.advance(None)
     return clock.found
+
+
+def _unpaused(rule: Rule, operators: OperatorChain) -> Rule:
+    """Return the rule as it is tested: as if it were not paused."""
+    limiters = tuple(each for each in operators.limiters if each.limiter.name() != PAUSE)
+    return msgspec.structs.replace(rule, operators=msgspec.structs.replace(operators, limiters=limiters))
 
 
 class _Clock:

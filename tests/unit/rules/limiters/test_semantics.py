@@ -72,6 +72,8 @@ def run(limits: str, events: list[tuple[int, str]], takes_ms: int, n: str = "${d
             [(0, "a1"), (1, "b2"), (2, "c3"), (11_000, "c4")],
             [(0, 1), (10_000, 2), (20_000, 4)],
         ),
+        # tests run as if the rule were not paused
+        ("mode: paused", 0, [(0, "a1"), (1, "a2")], [(0, 1), (1, 2)]),
         # after operators
         (f"dedupe: {{{K}, ttl: 1s}}, limit: {{running: 1}}", 10, [(0, "a1"), (1, "a2"), (2, "b3")], [(0, 1), (10, 3)]),
     ],
@@ -112,6 +114,9 @@ def test_a_full_queue_is_a_dead_letter_that_names_what_runs() -> None:
         ("limit: {running: 1, overlap: skip, queue: 5}", "limit.queue is of `overlap: queue`; with `overlap: skip`"),
         ("rate: {count: 1}", "`rate` lacks the key 'per'"),
         ("rate: {count: 1001, per: 1s}", "rate.count is 1001; it takes 1 to 1,000"),
+        ("mode: off", "mode is one of on, shadow, paused"),
+        ("mode: paused, resume: newest", "resume is one of catch-up, latest"),
+        ("mode: on, resume: latest", "`resume` is of `mode: paused`"),
         ("limit: {runing: 1}", "`limit` has no key 'runing'"),
         ("limit: 8", "`limit` is a mapping, not a whole number"),
         (
@@ -137,6 +142,8 @@ def test_limits_are_described() -> None:
         describe(f"limit: {{running: 8, {K}, overlap: newest}}") == "at most 8 running by ${data.k}, the newest waits"
     )
     assert describe("rate: {count: 100, per: 1m}") == "at most 100 in 1m"
+    assert describe("mode: paused") == "paused, and all will run later"
+    assert describe("mode: on") is None
     assert describe("throttle: {per: 1s}, limit: {running: 1, overlap: skip}") == (
         "throttle to 1 in 1s, at most 1 running, others are skipped"
     )

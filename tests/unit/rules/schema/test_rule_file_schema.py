@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from oncue.errors import RuleFileError
-from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
+from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.parsing.rule_file import parse
 from oncue.rules.schema import fragments
