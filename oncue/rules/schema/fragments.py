@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from oncue.protocol.priority import PRIORITY_WORDS
 from oncue.protocol.records import NAME_CHARS
 from oncue.protocol.retry_policy import RETRY_WORDS
 from oncue.protocol.stated_options import RESOURCES
@@ -63,6 +64,10 @@ RULE: Mapping[str, Schema] = {
     "affinity": text('Tasks with the same key prefer the worker that had it: "${data.sample}"'),
     "expires": duration("Latest start after the event, or none"),
     "limits": {"$ref": "#/$defs/limits"},
+    "priority": {
+        "enum": [*PRIORITY_WORDS],
+        "description": "live tasks go before normal ones, and these before low ones",
+    },
     "enabled": flag("false: deployed, and fires for nothing"),
     "mode": {"enum": [*MODES], "description": "shadow: it is counted and runs nothing; paused: what fires waits"},
     "resume": {"enum": [*RESUMES], "description": "What runs of a paused rule later: all, or the latest"},
