@@ -292,7 +292,10 @@ class Rules(Resource):
 
     def replay(self, name: str, request: r.ReplayRequest) -> r.ReplayPage:
         """Test a rule with a page of stored events again. Raises Conflict, NotFound."""
-        return self._post(r.ReplayPage, f"/v1/rules/{in_path(name)}/replay", msgspec.to_builtins(request), repeat=True)
+        return self._post(r.ReplayPage, f"/v1/rules/{in_path(name)}/replay", request, repeat=True)
+
+    def simulate(self, label: str, request: r.SimulateRequest) -> r.SimulationPage:
+        return self._post(r.SimulationPage, f"/v1/deployments/{in_path(label)}/simulate", request, repeat=True)
 
     def history(self, label: str) -> builtins.list[dict[str, Any]]:
         return self._get(builtins.list[dict[str, Any]], f"/v1/deployments/{in_path(label)}")
@@ -341,10 +344,7 @@ class Events(Resource):
         return self._get(r.Trace, f"/v1/tasks/{in_path(task)}/trace" if task else f"/v1/events/{offset}/trace")
 
     def report(self, **filters: Any) -> Iterator[r.ReportItem]:
-        """Yield what became of each event, oldest first. Raises Invalid, NotFound.
-
-        `filters`: `since_us`, `until_us`, `rule`, `trigger`, and `group`, a path into the event.
-        """
+        """Yield what became of each event, oldest first: `since_us`, `until_us`, `rule` ..."""
         return self._pages(r.ReportItem, "/v1/report", None, **flags(filters))
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:

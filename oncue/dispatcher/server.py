@@ -46,6 +46,7 @@ from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.history.replays import ReplayService
 from oncue.dispatcher.services.history.reports import ReportService
+from oncue.dispatcher.services.history.simulations import SimulationService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
 from oncue.dispatcher.services.rule_budgets import RuleBudgets
@@ -246,6 +247,7 @@ class Server:
             TraceService(context, events),
             ReportService(context, deployed, stateful, self._surveyor),
             ReplayService(context, deployed, self._surveyor),
+            SimulationService(context, deployed, self._surveyor),
             context.wait_for,
             self.sync_registry,
         )

@@ -188,6 +188,20 @@ def test_reports_by_rule_group_and_format(stopped: System) -> None:
     (untaken,) = covered["untaken"]
     assert (untaken["type"], untaken["events"], untaken["of"]) == ("org.example.door", 2, 5)
     assert "data.kind = 'batch'" in stopped.oncue("rules", "coverage").stdout
+    changed = RULES.replace('n: "${data.n}"}}\n  - name: after', 'n: "${data.key}"}}\n  - name: after')
+    stopped.write("new.yaml", changed.replace("{data.kind: off}", "{data.kind: other}").replace("enabled: false", ""))
+    found = stopped.json("rules", "simulate", "new.yaml", "--label", "acc")
+    assert {r["rule"]: (r["before"], r["after"], r["differing"]) for r in found["rules"] if r["differing"]} == {
+        "work": (3, 3, 1),  # the key of 0 and 1 is the number
+        "off": (0, 1, 1),
+    }
+    (other_args,) = [d for d in found["differences"] if d["rule"] == "work"]
+    assert (other_args["args_before"], other_args["args_after"]) == ('{"n":4}', '{"n":0}')
+    assert found["left_out"] == ["after"]
+    assert "+1" in stopped.oncue("rules", "simulate", "new.yaml", "--label", "acc").stdout
+    stopped.write("wrong.yaml", "rules: [{name: r}]")
+    stopped.oncue("rules", "simulate", "wrong.yaml", code=2)
+    assert len(stopped.tasks()) == 5
     stopped.oncue("report", "--rule", "nobody", code=4)
     stopped.oncue("report", "--group", "data..", code=2)
     stopped.oncue("report", "--day", "yesterday", "--since", "1h", code=2)

@@ -280,6 +280,10 @@ DEAR: dict[str, Maker] = {
     "GET /v1/rules/{name}": get("/v1/rules/zqmark-rule"),
     "POST /v1/rules/{name}/enable": _why("enable"),
     "POST /v1/rules/{name}/disable": _why("disable"),
+    "POST /v1/deployments/{label}/simulate": lambda w: [
+        _json("POST", "/v1/deployments/zqmark/simulate", {"text": text, "limit": 1000})
+        for text in ("rules: []", "rules: [" + "{name: r}," * 100_000 + "]", "[" * 100_000)
+    ],
     "POST /v1/rules/{name}/replay": lambda w: [
         _json("POST", "/v1/rules/zqmark-rule/replay", {"name": "dear", "limit": 1000, "where": where})
         for where in ("", "[1,2,3,4,5,6,7,8,9].all(x, [1,2,3,4,5,6,7,8,9].all(y, x * y < 100))")

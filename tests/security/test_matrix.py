@@ -153,6 +153,9 @@ CASES: dict[str, list[Case]] = {
     "POST /v1/rules/{name}/disable": [
         Case(fixed("/v1/rules/zqmark-rule/disable"), GONE, ends="label", at="zqmark-rule")
     ],
+    "POST /v1/deployments/{label}/simulate": [
+        Case(fixed("/v1/deployments/zqmark/simulate"), NOTHING, lambda _: {"text": "rules: []"})
+    ],
     "POST /v1/rules/{name}/replay": [
         Case(fixed("/v1/rules/zqmark-rule/replay"), GONE, lambda _: {"name": "again", "dry_run": True})
     ],

@@ -13,6 +13,7 @@ from oncue.cli.client import connected, json_file
 from oncue.cli.command_group import Group
 from oncue.cli.commands.deploy import ask, show_trigger
 from oncue.cli.commands.reporting.coverage import coverage
+from oncue.cli.commands.reporting.simulate import simulate
 from oncue.cli.deploying.paths import labelled_files
 from oncue.cli.deploying.values import values_of, values_options
 from oncue.cli.diff_output import changed_functions, show_functions
@@ -337,3 +338,4 @@ def remove(label: str, yes: bool, json_: bool) -> None:
 
 
 rules.add_command(coverage)
+rules.add_command(simulate)

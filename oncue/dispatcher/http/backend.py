@@ -19,6 +19,7 @@ from oncue.dispatcher.services.events import EventService
 from oncue.dispatcher.services.functions import FunctionService
 from oncue.dispatcher.services.history.replays import ReplayService
 from oncue.dispatcher.services.history.reports import ReportService
+from oncue.dispatcher.services.history.simulations import SimulationService
 from oncue.dispatcher.services.many_tasks.lists import TaskListService
 from oncue.dispatcher.services.many_tasks.retries import RetryService
 from oncue.dispatcher.services.rules import RuleService
@@ -53,6 +54,7 @@ class Backend:
     traces: TraceService
     reports: ReportService
     replays: ReplayService
+    simulations: SimulationService
     # Wait until the view has reached an `Oncue-Position`, 2 s at most.
     wait_for: Callable[[str], Awaitable[None]]
     # True once all that other servers have registered is in force here.

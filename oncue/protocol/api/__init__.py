@@ -21,7 +21,17 @@ from oncue.protocol.api.registry import (
     TokenRequest,
     parameter_infos,
 )
-from oncue.protocol.api.reports import ReplayPage, ReplayRequest, ReportItem, ReportReason, ReportStages
+from oncue.protocol.api.reports import (
+    ReplayPage,
+    ReplayRequest,
+    ReportItem,
+    ReportReason,
+    ReportStages,
+    SimulatedDifference,
+    SimulatedRule,
+    SimulateRequest,
+    SimulationPage,
+)
 from oncue.protocol.api.rules import (
     Deployed,
     DeployRequest,
@@ -116,6 +126,10 @@ __all__ = [
     "RuleFile",
     "RuleInfo",
     "RuleWarning",
+    "SimulateRequest",
+    "SimulatedDifference",
+    "SimulatedRule",
+    "SimulationPage",
     "TaskCount",
     "TaskFileInfo",
     "TaskInfo",

@@ -78,4 +78,46 @@ class ReplayPage(Response, frozen=True):
     next: str | None = None
 
 
+class SimulateRequest(Request, frozen=True):
+    """POST /v1/deployments/{label}/simulate: a page of stored events."""
+
+    text: str  # of the rule file
+    since_us: Time = 0
+    until_us: Time = 0
+    cursor: Name = ""
+    limit: PageLimit = 200
+
+
+class SimulatedRule(Response, frozen=True):
+    """Counts of one rule: events for which it fired, or which its operators got."""
+
+    rule: str
+    before: int = 0  # as it is in force
+    after: int = 0
+    differing: int = 0  # events
+
+
+class SimulatedDifference(Response, frozen=True):
+    """An event with which a rule would do something else."""
+
+    offset: int
+    id: str
+    rule: str
+    before: str  # fires, matched (its operators get it), no, failed; "-": its `on` is about others
+    after: str
+    why: str = ""  # it does not fire
+    args_before: str = ""  # as JSON, shortened
+    args_after: str = ""
+
+
+class SimulationPage(Response, frozen=True):
+    """Comparison for a page of events."""
+
+    events: int = 0
+    rules: list[SimulatedRule] = []
+    differences: list[SimulatedDifference] = []  # the first ones
+    left_out: list[str] = []  # rules on outcomes
+    next: str | None = None
+
+
 build_decoders(globals())

@@ -27,6 +27,7 @@ class SurveyQuestion(Stored, frozen=True):
     only: tuple[str, ...]  # rules; (): all
     events: tuple[tuple[bytes, Headers], ...]
     cpu_s: float  # the process dies when it is reached
+    with_args: bool = False
 
 
 class Verdict(Stored, frozen=True):
@@ -39,6 +40,8 @@ class Verdict(Stored, frozen=True):
     suppresses: bool = False  # MATCHED: the operators may drop the event
     label: str = ""  # of the rule's file
     held: int = 0  # NO: so many conditions hold
+    args: str = ""  # FIRES, if they are asked for: the arguments as JSON, shortened
+    args_hash: bytes = b""
 
 
 class SurveyAnswer(Stored, frozen=True):
@@ -47,6 +50,7 @@ class SurveyAnswer(Stored, frozen=True):
     verdicts: tuple[tuple[Verdict, ...], ...] = ()
     broken: tuple[tuple[str, str], ...] = ()  # label of a file that cannot be read, and why
     rules: tuple[str, ...] = ()  # that were tested
+    left_out: tuple[str, ...] = ()  # rules on outcomes, which are no stored events
     rules_bytes: int = 0  # memory that the rules of this process may use
 
 

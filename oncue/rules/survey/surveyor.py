@@ -39,7 +39,12 @@ class Surveyor:
         self._rules_bytes = self._waiting = 0
 
     async def ask(
-        self, caller: str, files: Sequence[Deployment], only: Sequence[str], events: Sequence[tuple[bytes, Headers]]
+        self,
+        caller: str,
+        files: Sequence[Deployment],
+        only: Sequence[str],
+        events: Sequence[tuple[bytes, Headers]],
+        with_args: bool = False,
     ) -> SurveyAnswer:
         """Return the verdicts of all rules of these files. Raises SurveyFailed."""
         if self._waiting >= WAITING:
@@ -49,7 +54,7 @@ class Surveyor:
         self._waiting += 1
         try:
             async with lock, self._asking:
-                return await self._asked(files, only, events)
+                return await self._asked(files, only, events, with_args)
         finally:
             self._waiting -= 1
             lock, users = self._of_caller.pop(caller)
@@ -57,7 +62,11 @@ class Surveyor:
                 self._of_caller[caller] = lock, users - 1
 
     async def _asked(
-        self, files: Sequence[Deployment], only: Sequence[str], events: Sequence[tuple[bytes, Headers]]
+        self,
+        files: Sequence[Deployment],
+        only: Sequence[str],
+        events: Sequence[tuple[bytes, Headers]],
+        with_args: bool,
     ) -> SurveyAnswer:
         try:
             if self._rules_bytes > RULES_BYTES:
@@ -65,7 +74,8 @@ class Surveyor:
             if await self._process.start():
                 self._known.clear()
             texts = await asyncio.to_thread(lambda: tuple(self._text(d) for d in files))
-            packed = await asyncio.to_thread(encode, SurveyQuestion(texts, tuple(only), tuple(events), CPU_S))
+            question = SurveyQuestion(texts, tuple(only), tuple(events), CPU_S, with_args)
+            packed = await asyncio.to_thread(encode, question)
             answer = decode(SurveyAnswer, await self._process.ask(packed, ANSWER_S))
         except asyncio.CancelledError:
             await self._process.close()

@@ -5,8 +5,11 @@ As in evaluation/worker.py, the kernel ends it when a question has used its CPU 
 
 from __future__ import annotations
 
+import hashlib
 import signal
+from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from oncue.errors import Invalid, OncueError
@@ -21,6 +24,7 @@ from oncue.rules.survey.messages import FAILED, FIRES, MATCHED, NO, RuleText, Su
 
 FEW_RULES = 50  # of more, only those that the index finds are tested, so others give no reason
 DISABLED = "enabled: false"
+ARGS_CHARS = 500
 CHARS = 300  # of a condition or a reason
 
 
@@ -43,11 +47,13 @@ class _Files:
     def _survey(self, question: SurveyQuestion) -> SurveyAnswer:
         rules: list[tuple[str, Rule]] = []
         broken: list[tuple[str, str]] = []
+        left_out: list[str] = []
         for file in question.files:
             found = self._file(file)
             if isinstance(found, str):
                 broken.append((file.label, found))
             else:
+                left_out += [rule.name for rule in found.rules if rule.follows is not None]
                 rules += [
                     (file.label, rule)
                     for rule in found.rules
@@ -62,12 +68,13 @@ class _Files:
                 verdicts.append(())
                 continue
             tested = rules if index is None else index.candidates(event)
-            found_now = ((label, _verdict(rule, event)) for label, rule in tested)
+            found_now = ((label, _verdict(rule, event, question.with_args)) for label, rule in tested)
             verdicts.append(tuple(replace(v, label=label) for label, v in found_now if v is not None))
         return SurveyAnswer(
             tuple(verdicts),
             tuple(broken),
             tuple(rule.name for _, rule in rules),
+            tuple(left_out),
             max(0, resident_bytes() - self._before),
         )
 
@@ -80,12 +87,12 @@ class _Files:
         return self._parsed[file.key]
 
 
-def _verdict(rule: Rule, event: Event) -> Verdict | None:
+def _verdict(rule: Rule, event: Event, with_args: bool) -> Verdict | None:
     """Return what the rule does with the event; None: its `on` is about others."""
     try:
         failed = decide(rule, event)
         if failed is None and rule.enabled:
-            return _of_match(rule, event)
+            return _of_match(rule, event, with_args)
         if failed is None:
             return Verdict(rule.name, NO, DISABLED, f"`{DISABLED}` in its file", held=len(rule.conditions) + 1)
         if failed.step < rule.of_on:
@@ -97,18 +104,26 @@ def _verdict(rule: Rule, event: Event) -> Verdict | None:
         return Verdict(rule.name, FAILED, why=f"{type(e).__name__}: {e}"[:CHARS])
 
 
-def _of_match(rule: Rule, event: Event) -> Verdict:
+def _of_match(rule: Rule, event: Event, with_args: bool) -> Verdict:
     if rule.operators is None:
         args, trouble = rendered(rule, event)
         if args == [] and rule.has_items:
             return Verdict(rule.name, NO, EMPTY_LIST, EMPTY_LIST, held=len(rule.conditions) + 1)
-        return Verdict(rule.name, FAILED, why=trouble[:CHARS]) if trouble else Verdict(rule.name, FIRES)
+        if trouble:
+            return Verdict(rule.name, FAILED, why=trouble[:CHARS])
+        return _with_args(rule, args) if with_args else Verdict(rule.name, FIRES)
     try:
         rule.operators.match(rule.name, "", 0, event, 0, 0)
     except Invalid as e:
         return Verdict(rule.name, FAILED, why=e.message[:CHARS])
     suppresses = bool(rule.operators.limiters) or any(o.operator.SUPPRESSES for o in rule.operators.operators)
     return Verdict(rule.name, MATCHED, why=rule.operators.describe()[:CHARS], suppresses=suppresses)
+
+
+def _with_args(rule: Rule, args: Any) -> Verdict:
+    packed = msgspec.json.encode(args, enc_hook=str)
+    text = packed[:ARGS_CHARS].decode("utf-8", "ignore")
+    return Verdict(rule.name, FIRES, args=text, args_hash=hashlib.blake2b(packed, digest_size=16).digest())
 
 
 if __name__ == "__main__":

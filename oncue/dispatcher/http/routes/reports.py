@@ -1,12 +1,12 @@
-"""Routes of reports and replays."""
+"""Routes of reports, replays and simulations."""
 
 from __future__ import annotations
 
-from oncue.dispatcher.http.route import SMALL_BYTES, RequestContext, Route
+from oncue.dispatcher.http.route import JSON_BYTES, SMALL_BYTES, RequestContext, Route
 from oncue.dispatcher.http.schemas import ReportQuery
 from oncue.dispatcher.services.history.reports import ReportFilter
 from oncue.errors import Conflict, DiskFull, NotFound
-from oncue.protocol.api import Page, ReplayPage, ReplayRequest, ReportItem
+from oncue.protocol.api import Page, ReplayPage, ReplayRequest, ReportItem, SimulateRequest, SimulationPage
 from oncue.rules.survey.surveyor import SurveyFailed
 
 
@@ -28,6 +28,10 @@ async def report(context: RequestContext) -> Page:
 
 async def replay(context: RequestContext) -> ReplayPage:
     return await context.backend.replays.page(context.caller, context.path("name"), context.body)
+
+
+async def simulate(context: RequestContext) -> SimulationPage:
+    return await context.backend.simulations.page(context.caller, context.path("label"), context.body)
 
 
 ROUTES = (
@@ -52,5 +56,16 @@ ROUTES = (
         max_bytes=SMALL_BYTES,
         gives=ReplayPage,
         errors=(NotFound, Conflict, DiskFull, SurveyFailed),
+    ),
+    Route(
+        "POST",
+        "/v1/deployments/{label}/simulate",
+        simulate,
+        summary="What another text of a rule file would have done with a page of stored events. Nothing is run.",
+        scope="user",
+        takes=SimulateRequest,
+        max_bytes=JSON_BYTES,
+        gives=SimulationPage,
+        errors=(SurveyFailed,),
     ),
 )

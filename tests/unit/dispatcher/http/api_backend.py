@@ -52,6 +52,7 @@ SERVICES = {
     "traces": {"of_event": "_trace_of_event", "of_task": "_trace_of_task"},
     "reports": {"page": "_report"},
     "replays": {"page": "_replay"},
+    "simulations": {"page": "_simulate"},
     "functions": {"register": "_register_function", "page": "_functions", "get": "_function"},
     "endpoints": {
         "register": "_register_endpoint",
@@ -319,6 +320,9 @@ class MemoryBackend:
 
     async def _report(self, caller: Caller, filters: ReportFilter) -> r.Page:
         return r.Page(items=[r.ReportItem(offset=1, source="/s", id="e", type="t", at_us=1)])
+
+    async def _simulate(self, caller: Caller, label: str, request: r.SimulateRequest) -> r.SimulationPage:
+        return r.SimulationPage(events=1)
 
     async def _replay(self, caller: Caller, rule: str, request: r.ReplayRequest) -> r.ReplayPage:
         return r.ReplayPage(events=1)
