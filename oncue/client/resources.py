@@ -344,7 +344,7 @@ class Events(Resource):
         return self._get(r.Trace, f"/v1/tasks/{in_path(task)}/trace" if task else f"/v1/events/{offset}/trace")
 
     def report(self, **filters: Any) -> Iterator[r.ReportItem]:
-        """Yield what became of each event, oldest first: `since_us`, `until_us`, `rule` ..."""
+        """Yield what became of each event, oldest first: `since_us`, `rule` ..."""
         return self._pages(r.ReportItem, "/v1/report", None, **flags(filters))
 
     def emit(self, event: Mapping[str, Any]) -> r.Emitted:

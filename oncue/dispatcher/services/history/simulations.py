@@ -1,4 +1,4 @@
-"""Simulations: what another version of a rule file would have done with stored events."""
+"""Simulations: effects that another version of a rule file would have had."""
 
 from __future__ import annotations
 
