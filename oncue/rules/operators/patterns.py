@@ -19,7 +19,10 @@ def named_patterns(node: Node, place: str, problems: Problems, parsers: Parsers)
     """Parse a mapping of names to patterns; None: it has a mistake."""
     if not isinstance(node.value, dict) or not 0 < len(node.value) <= MOST_PATTERNS:
         what = f"{place} is a mapping of 1 to {MOST_PATTERNS} names to patterns, not {node.kind()}"
-        problems.add(node, what, f"{place.partition('.')[2]}: {{raw: scans, dark: {{on: darks}}}}")
+        remedy = f"{place.partition('.')[2]}: {{raw: scans, dark: {{on: darks}}}}"
+        if isinstance(node.value, str | list):
+            remedy = 'for names in a list, or that the event has: list: "${data.parts}", by: "${data.part}"'
+        problems.add(node, what, remedy)
         return None
     found: dict[str, Pattern] = {}
     for name, value in node.value.items():

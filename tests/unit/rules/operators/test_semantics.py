@@ -494,6 +494,10 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
             "`join` waits for `all` patterns, for a `count` or for a `list`",
         ),
         ("join: {all: {}, deadline: 3s}", "join.all is a mapping of 1 to 50 names to patterns"),
+        (
+            'join: {all: "${data.all}", deadline: 3s}',
+            'or that the event has: list: "${data.parts}", by: "${data.part}"',
+        ),
         ("join: {all: {a.b: {match: {id: x}}}, deadline: 3s}", "join.all: 'a.b' is not a name"),
         ("join: {all: {a: 7}, deadline: 3s}", "join.all.a is a trigger's name, or a mapping of `on` and `match`"),
         ("join: {all: {a: {when: x}}, deadline: 3s}", "join.all.a has no key 'when'"),
