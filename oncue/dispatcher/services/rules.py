@@ -19,6 +19,7 @@ from oncue.errors import Conflict, NotFound
 from oncue.ids import parse_task_id
 from oncue.protocol import api as r
 from oncue.protocol.records import VERSION, Deployment, Event, RuleSwitch
+from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.outcomes.outcome_event import outcome_event
 
 
@@ -50,7 +51,7 @@ class RuleService:
         if info is None or not self._deployed.visible(caller, info.label):
             names = await asyncio.to_thread(self._names, caller)
             raise NotFound(f"there is no rule {name!r}", remedy=f"there are: {names}" if names else "oncue deploy FILE")
-        failed = {t.name: t for t in await self._triggers.not_running(_triggers_of(info))}
+        failed = {t.name: t for t in await self._triggers.not_running(triggers_of(info))}
         (found,) = await self._with_state([_with_trigger(info, failed)], bearer)
         return await self._stateful.with_waits(found)
 
@@ -123,14 +124,19 @@ class RuleService:
         return [r.Fired(task=i.hex(), at_us=accepted.get(i, 0), version=version) for i, version in versions.items()]
 
 
-def _triggers_of(info: r.RuleInfo) -> Sequence[str]:
+def triggers_of(info: r.RuleInfo) -> Sequence[str]:
     """Return the names of the triggers that a rule names."""
-    return [info.on] if isinstance(info.on, str) else info.on if isinstance(info.on, list | tuple) else ()
+    found = [info.on]
+    if isinstance(info.on, dict):  # of patterns: {join: {scan: scans, dark: [darks, flats]}}
+        patterns = [of for name, of in info.on.items() if name in CATALOGUE.members and isinstance(of, dict)]
+        found = [each for of in patterns for each in of.values()]
+    names = [[each] if isinstance(each, str) else each for each in found if isinstance(each, str | list | tuple)]
+    return [name for several in names for name in several]
 
 
 def _with_trigger(info: r.RuleInfo, failed: Mapping[str, r.TriggerInfo]) -> r.RuleInfo:
     """Add the reason if a trigger of the rule does not run."""
-    found = [failed[name] for name in _triggers_of(info) if name in failed]
+    found = [failed[name] for name in triggers_of(info) if name in failed]
     if info.state != "active" or not found:
         return info
     why = "; ".join(f"its trigger {t.name} is {t.state}" + (f": {t.detail}" if t.detail else "") for t in found)

@@ -130,7 +130,9 @@ def _place(lines: list[str], line: int, word: str) -> tuple[int, int]:
 
 def _unknown_types(rule: Rule, known: Collection[str]) -> Iterator[_Warning]:
     source: dict[str, Any] = rule.source
-    wanted = [section.get("type") for section in (source.get("on"), source.get("match")) if isinstance(section, dict)]
+    patterns = rule.operators.patterns.values() if rule.operators is not None else ()
+    sections = [source.get("on"), source.get("match"), *(pattern.on for pattern in patterns)]
+    wanted = [section.get("type") for section in sections if isinstance(section, dict)]
     for text in [text for value in wanted for text in _texts(value)]:
         if text in known or re.search(r"[*?\[{]", text):
             continue

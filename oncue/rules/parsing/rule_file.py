@@ -332,8 +332,10 @@ def _on(node: Node, operators: OperatorChain | None, problems: Problems) -> tupl
 
 
 def _heard(operators: OperatorChain | None) -> dict[str, Any]:
-    """Return the `on` of each pattern, as written."""
-    return {name: pattern.on for name, pattern in operators.patterns.items()} if operators else {}
+    """Return the `on` of each pattern, as written, by the name of the operator."""
+    if operators is None or operators.last is None:
+        return {}
+    return {operators.last.name(): {name: pattern.on for name, pattern in operators.patterns.items()}}
 
 
 def _when(node: Node | None, problems: Problems) -> Cel | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from oncue.dispatcher.services.rules import triggers_of
 from oncue.errors import NotFound
 from oncue.protocol import api as r
 from oncue.protocol.records import Event
@@ -16,6 +18,21 @@ from tests.unit.dispatcher.services.service_site import ADA, ADMIN, BOB
 
 PEER = "http://peer:1"
 SCAN = Event(id="1", source="/s", type="scan", data={"n": 1})
+
+
+@pytest.mark.parametrize(
+    ("on", "names"),
+    [
+        ("scans", ["scans"]),
+        (["scans", "darks"], ["scans", "darks"]),
+        ({"type": "scans"}, []),
+        ({"join": "scans"}, []),  # an attribute
+        ({"join": {"a": "scans", "b": ["darks"], "c": {"type": "x"}, "d": None}}, ["scans", "darks"]),
+    ],
+)
+def test_the_triggers_of_a_rule_are_those_of_its_patterns_too(on: Any, names: list[str]) -> None:
+    info = r.RuleInfo(name="r", label="l", version=1, enabled=True, on=on, runs=[], endpoint="e", state="active")
+    assert list(triggers_of(info)) == names
 
 
 async def deploy(rules: RuleSite, text: str = "") -> None:

@@ -377,7 +377,7 @@ def test_each_pattern_needs_its_own_fields_only() -> None:
         Event(id="2", source="/s", type="scan", data={"path": "/a/b.h5"}),
     ]
     assert [f.args for f in simulate(found, list(enumerate(events)))] == [{"p": "b", "e": 8000}]
-    assert found.on == {"scan": {"type": "scan"}, "meta": {"type": "meta"}}
+    assert found.on == {"join": {"scan": {"type": "scan"}, "meta": {"type": "meta"}}}
     assert next(c.describe() for c in found.conditions) == "type in ['scan', 'meta']"
     assert decide(found, Event(id="3", source="/s", type="other", data={})) is not None
 

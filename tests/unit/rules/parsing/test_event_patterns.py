@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oncue.errors import RuleFileError
+from oncue.rules.parsing.plausibility import implausible
 from oncue.rules.parsing.rule_file import Rule, parse
 
 FIRST = "rules:\n  - {name: a, on: {type: t}, run: {function: f}}\n  - {name: b, on: {type: t}, run: {function: f}}\n"
@@ -35,7 +36,7 @@ def test_a_rule_hears_the_events_of_all_patterns(patterns: str, follows: tuple[s
     assert found.follows == follows
     assert found.conditions[0].describe().startswith(first)
     assert found.of_on == len(found.conditions)
-    assert set(found.on) == {"x", "y"}
+    assert set(found.on["join"]) == {"x", "y"}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,12 @@ def test_mistakes_are_named(operators: str, message: str) -> None:
     with pytest.raises(RuleFileError) as e:
         rule(operators)
     assert message in str(e.value)
+
+
+def test_a_deploy_warns_of_types_that_nobody_makes() -> None:
+    text = f"{FIRST}  - {{name: r, {join('{x: {on: {type: oncue.overdu}}, y: scans}')}, run: {{function: f}}}}\n"
+    found = implausible(parse(text, "r.yaml", triggers=TRIGGERS, rules=()), {}, ())
+    assert [warning.remedy for warning in found] == ["did you mean 'oncue.overdue'?"]
 
 
 def test_the_on_of_a_rule_holds_for_all_patterns() -> None:
