@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 
+from oncue.errors import Undecodable
 from oncue.ids import DIGEST_BYTES, event_digest
 from oncue.protocol.codec import decode
 from oncue.protocol.records import DeadLetter
@@ -29,8 +31,15 @@ def add_missing(db: sqlite3.Connection) -> None:
         return
     last = -1
     while rows := db.execute("SELECT id, record FROM dead WHERE id > ? ORDER BY id LIMIT ?", (last, STEP)).fetchall():
-        for number, record in rows:
-            store(db, decode(DeadLetter, record), number)
+        db.execute("BEGIN")
+        try:
+            for number, record in rows:
+                with contextlib.suppress(Undecodable):  # lists say what is wrong with it
+                    store(db, decode(DeadLetter, record), number)
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
         last = rows[-1][0]
     db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (_DONE, "1"))
 
