@@ -18,6 +18,11 @@ rules:
     on: door
     window: {tumbling: 10s, time: "${data.n}", late: 30m}
     run: {function: collect.py:collect, args: {ns: "${each.data.n}"}}
+  - name: ordered
+    on: door
+    order_by: {by: "${data.n}", from: 1}
+    retry: {max: 5, base: 10ms, on: [lost]}
+    run: {function: collect.py:collect, args: {ns: "${data.n}"}}
   - name: later
     on: door
     match: {data.n: 1}
@@ -61,6 +66,13 @@ def test_what_waits_survives_a_kill_and_a_change(stopped: System) -> None:
 
     assert values(stopped, "windows", 1) == [[1, 2]]
     stopped.await_true(lambda: stopped.http("GET", "/v1/rules/windows").json["suppressed"] >= 1, "one was late")
+    assert sorted(values(stopped, "ordered", 3)) == [1, 2, 3]
+    assert waiting(stopped, "ordered")[0] == 1
+    blocked = stopped.await_true(
+        lambda: [e["offset"] for e in stopped.json("events", "list") if e["event"]["data"] == {"n": 5_000}],
+        "it is listed",
+    )
+    assert "it waits for 4 to 4,999" in stopped.oncue("rules", "explain", "ordered", str(blocked[0])).stdout
     deploy(stopped, "after: 5d")
     send(stopped, 6_000)
     stopped.await_true(lambda: waiting(stopped, "windows")[0] == 2, "what came after the deploy waits")

@@ -81,6 +81,7 @@ class FireSpan(NamedTuple):
     start: int
     end: int
     keep_from: int
+    waited: Waited | None = None  # why the rule does not fire
 
 
 class DropBefore(NamedTuple):

@@ -27,6 +27,7 @@ from oncue.rules.operators.count import CountOperator
 from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.join import JoinOperator
+from oncue.rules.operators.order_by import OrderOperator
 from oncue.rules.operators.records import KeyedOperator
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.operators.sequence import SequenceOperator
@@ -44,6 +45,7 @@ OPERATORS: tuple[type[AnyOperator], ...] = (
     AbsentOperator,
     WindowOperator,
     AfterOperator,
+    OrderOperator,
     BatchOperator,
 )
 

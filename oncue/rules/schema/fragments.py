@@ -17,6 +17,7 @@ from oncue.rules.limiters.base import FULL
 from oncue.rules.limiters.pause import MODES, RESUMES
 from oncue.rules.limiters.running import OVERLAPS
 from oncue.rules.operators.join import ENDS as JOIN_ENDS
+from oncue.rules.operators.order_by import BLOCKS as ORDER_BLOCKS
 from oncue.rules.outcomes.outcome_event import STATES
 
 Schema = dict[str, Any]
@@ -165,6 +166,10 @@ OPERATORS: Mapping[str, Schema] = {
     "last": {"enum": [True], "description": "Only the last of a series passes"},
     "select": whole("So many of a series pass, evenly spaced"),
     "of": {"type": ["string", "integer"], "description": 'Number of events of a series: "${data.frames}"'},
+    "order_by.by": {"type": ["string"], "description": 'Number of an event: "${data.scan}"'},
+    "from": whole("Number of the first event", 0),
+    "on_block": {"enum": [*ORDER_BLOCKS], "description": "What becomes of events that wait for a number"},
+    "order_by.within": duration("How long they wait"),
     "delay": duration("Time that passes before the rule fires"),
     "late": duration("How long a window waits for events that arrive late"),
     "n": whole("Events that must come"),

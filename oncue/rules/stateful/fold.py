@@ -231,7 +231,7 @@ def _of_span(states: States, where: StateKey, span: FireSpan, partition: int) ->
         if event.size_bytes >= span.keep_from:
             states.buffer(where, event)
     part = [event for event in events if span.start <= event.size_bytes < span.end]
-    closed = _closed(where, span.fire, partition, part)
+    closed = _closed(where, span.fire, partition, part, span.waited)
     return msgspec.structs.replace(closed, span_ms=(span.start, span.end))
 
 

@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
 from oncue.protocol.records import VERSION, Event
@@ -81,6 +83,22 @@ K = 'key: "${data.k}"'
         ("after: 10s", [(0, "a1"), (20_000, "a1")], [(10_000, 1), (30_000, 1)]),
         (f"after: {{{K}, delay: 10s}}", [(0, "a1"), (5_000, "a2"), (5_001, "b3")], [(10_000, 1), (15_001, 3)]),
         (f"dedupe: {{{K}, ttl: 1h}}, after: 10s", [(0, "a1"), (1, "a2"), (2, "b3")], [(10_000, 1), (10_002, 3)]),
+        # order_by: in the order of numbers; those that are behind a gap wait
+        (
+            'order_by: "${data.n}"',
+            [(0, "a3"), (1, "a5"), (2, "a6"), (3, "a4"), (4, "a4"), (5, "a7"), (6, "a2")],
+            [(0, 3), (3, 4), (3, 5), (3, 6), (5, 7)],
+        ),
+        (
+            f'order_by: {{{K}, by: "${{data.n}}", from: 1}}',
+            [(0, "a2"), (1, "b1"), (2, "a1"), (3, "b3")],
+            [(1, 1), (2, 1), (2, 2)],
+        ),
+        (
+            'order_by: {by: "${data.n}", on_block: skip, within: 10s}',
+            [(0, "a1"), (1_000, "a3"), (2_000, "a6"), (3_000, "a5"), (40_000, "a7")],
+            [(0, 1), (11_000, 3), (21_000, 5), (21_000, 6), (40_000, 7)],
+        ),
         # one after the other
         (
             f"dedupe: {{{K}, ttl: 1s}}, debounce: {{quiet: 5s}}",
@@ -286,6 +304,23 @@ def test_a_series_without_a_length_is_a_dead_letter(length: Any) -> None:
 def test_states_of_former_versions_are_still_those_of_their_rules() -> None:
     assert operator_id(SampleOperator("${k}", 2, 3, 5_000), ()) == "f91d485076b621b1"
     assert operator_id(SampleOperator("${k}", 2, 3, 5_000, True), ()) != "f91d485076b621b1"
+
+
+def test_events_behind_a_gap_become_dead_letters_that_name_it() -> None:
+    given = rule('order_by: {by: "${data.n}", on_block: dead, within: 10s}', "${data.n}")
+    numbers = [(0, 1), (1_000, 4), (2_000, 5), (20_000, 6), (21_000, 3), (22_000, 3), (23_000, 7)]
+    events = [(at, Event(id=str(n), source="/s", type="t", data={"n": n})) for at, n in numbers]
+    found = [(f.at_ms, f.trouble or f.args["n"]) for f in simulate(given, events)]
+    behind = "order_by: 2 to 3 has not come within 10s"
+    late = "order_by: 3 came after larger numbers, which had waited for it, have gone on"
+    assert found == [(0, 1), (11_000, behind), (11_000, behind), (20_000, 6), (21_000, late), (23_000, 7)]
+
+
+@given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=6))
+def test_each_number_fires_once_and_in_order(order: list[int], again: list[int]) -> None:
+    ordered = rule('order_by: {by: "${data.n}", from: 0}', "${data.n}")
+    events = [(at, Event(id=str(n), source="/s", type="t", data={"n": n})) for at, n in enumerate([*order, *again])]
+    assert [f.args["n"] for f in simulate(ordered, events)] == list(range(12))
 
 
 def test_arguments_may_say_which_window_it_was() -> None:
@@ -515,6 +550,12 @@ def test_an_aggregate_of_texts_is_a_dead_letter() -> None:
         ("after: 31d", "after: it takes more than 0 and at most 30d"),
         ("after: [1]", "`after` is a mapping, not a list"),
         ("debounce: {quiet: 1s}, after: 1s", "`debounce` buffers events, and `after` would come after it"),
+        ("order_by: {key: a}", "`order_by` lacks the key 'by'"),
+        ("order_by: '${data.n | int}'", "order_by.by is one path to a number"),
+        ("order_by: {by: '${data.n}', on_block: skip}", "`order_by` with `on_block: skip` needs the key 'within'"),
+        ("order_by: {by: '${data.n}', on_block: skp, within: 1s}", "order_by.on_block is 'skp'"),
+        ("order_by: {by: '${data.n}', within: 1s}", "order_by.within is for `on_block: skip`"),
+        ("order_by: {by: '${data.n}', from: a}", "order_by.from is a whole number from 0 on"),
         ("window: {late: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
         ("window: {tumbling: 5s, session: 5s}", "`window` needs one of `tumbling`, `sliding` and `session`"),
         ("window: {sliding: 5s}", "`window` lacks the key 'every'"),

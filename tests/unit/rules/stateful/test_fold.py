@@ -28,6 +28,7 @@ from oncue.rules.operators.count import CountOperator, CountState
 from oncue.rules.operators.debounce import DebounceOperator
 from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.join import JoinOperator
+from oncue.rules.operators.order_by import OrderOperator, OrderState
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, Tick
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.operators.sequence import SequenceOperator
@@ -52,6 +53,9 @@ SPECS: list[tuple[AnyOperator, ...]] = [
     (DebounceOperator("${k}", 10, 25),),
     (CountOperator("${k}", 3, 30),),
     (AfterOperator("${k}", 20),),
+    (OrderOperator("${k}", "data.n"),),
+    (OrderOperator("", "data.n", "skip", 20, 0),),
+    (OrderOperator("", "data.n", "dead", 15),),
     (WindowOperator("${k}", "tumbling", 30, 30),),
     (WindowOperator("${k}", "session", 40, 0, 13),),
     (WindowOperator("${k}", "sliding", 30, 10),),
@@ -179,7 +183,7 @@ def test_no_event_is_in_two_batches_and_none_is_lost(records: list[MatchesRecord
     ):
         assert set(fired) | set(waiting) == given_ids
     for where, state in states.states.items():
-        if isinstance(state, BatchState | CountState | WindowState):
+        if isinstance(state, BatchState | CountState | WindowState | OrderState):
             assert state.buffered() == len(states.buffers.get(where, {}))
 
 
