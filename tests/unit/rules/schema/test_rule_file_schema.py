@@ -187,6 +187,7 @@ def test_no_entry_is_of_a_key_that_the_parser_does_not_know(name: str) -> None:
     [
         "rules: [{name: a, on: {type: x}, run: {function: f}, retry: {max: many}}]",
         "rules: [{name: a, on: {type: x}, run: {function: f}, retry: {backoff: linear}}]",
+        "rules: [{name: a, on: {type: x}, run: {function: f}, priority: urgent}]",
         "rules: [{name: a, on: {done: b, state: odd}, run: {function: f}}]",
         "rules: [{name: a, on: {type: x}, run: {function: f}, match: {data.n: {greater: 1}}}]",
         "rules: [{name: a b, on: {type: x}, run: {function: f}}]",
