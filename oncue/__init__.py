@@ -42,9 +42,13 @@ __all__ = [
     "UntrustedResult",
     "__version__",
     "as_completed",
+    "done",
+    "file",
     "function",
     "mpi",
+    "rule",
     "shell",
+    "webhook",
 ]
 
 if TYPE_CHECKING:
@@ -74,22 +78,27 @@ if TYPE_CHECKING:
         UnreadableResult,
         UntrustedResult,
     )
+    from oncue.functions.declared_rules import done, file, rule, webhook
     from oncue.functions.options import function
     from oncue.functions.shell.mpi import mpi
     from oncue.functions.shell.pack import shell
     from oncue.pickles import ObjectRef
 
 #: Modules of the names that are no errors.
-_HOMES = {
-    "ObjectRef": "pickles",
-    "OncueExecutor": "client.executor",
-    "OutputFile": "client.files",
-    "ShellResult": "client.files",
-    "TaskFuture": "client.executor",
-    "function": "functions.options",
-    "mpi": "functions.shell.mpi",
-    "shell": "functions.shell.pack",
-} | dict.fromkeys(("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed"), "client")
+_HOMES = (
+    {
+        "ObjectRef": "pickles",
+        "OncueExecutor": "client.executor",
+        "OutputFile": "client.files",
+        "ShellResult": "client.files",
+        "TaskFuture": "client.executor",
+        "function": "functions.options",
+        "mpi": "functions.shell.mpi",
+        "shell": "functions.shell.pack",
+    }
+    | dict.fromkeys(("done", "file", "rule", "webhook"), "functions.declared_rules")
+    | dict.fromkeys(("AsyncClient", "BoundClient", "Client", "Options", "Retry", "Task", "as_completed"), "client")
+)
 
 
 def __dir__() -> list[str]:

@@ -44,27 +44,38 @@ def read(paths: Sequence[str], values: Values | None = None) -> list[RuleSet]:
     """
     need("reading rule files")
     collect_seldom()
+    from oncue.cli.deploying.python_rules import written_lines
     from oncue.rules.parsing.rule_file import check_unique, parse, parse_together
     from oncue.triggers.catalog import OptionStructs
 
     options = OptionStructs()
-    texts: list[tuple[str, str | bytes]] = []
-    for path in paths:
-        try:
-            text = Path(path).read_bytes()
-        except OSError as e:
-            raise Invalid(
-                f"{path} cannot be read: {e.strerror}", remedy="give the path of a rule file (YAML)"
-            ) from None
-        texts.append((path, text if values is None else values.filled(text, path)))
+    texts = [(path, text_of(path, values)) for path in paths]
     if values is not None:
         values.check_used()
-    if len(texts) > 1:
-        sets = parse_together([(text, path) for path, text in texts], options, ())
-    else:
-        sets = [parse(text, path, options, triggers=None) for path, text in texts]
-    check_unique(sets)
+    with written_lines():
+        if len(texts) > 1:
+            sets = parse_together([(text, path) for path, text in texts], options, ())
+        else:
+            sets = [parse(text, path, options, triggers=None) for path, text in texts]
+        check_unique(sets)
     return sets
+
+
+def text_of(path: str, values: Values | None) -> str | bytes:
+    """Return the text of a rule file in YAML or Python, with its values.
+
+    Raises Invalid if it cannot be read, RuleFileError, CannotImport.
+    """
+    from oncue.cli.deploying.python_rules import is_python, rule_text, written_lines
+
+    try:
+        with _printing_aside():
+            text = rule_text(path) if is_python(path) else Path(path).read_bytes()
+    except OSError as e:
+        remedy = "give the path of a rule file (YAML, or Python)"
+        raise Invalid(f"{path} cannot be read: {e.strerror}", remedy=remedy) from None
+    with written_lines():
+        return text if values is None else values.filled(text, path)
 
 
 def pack_functions(sets: Sequence[RuleSet], locked: Mapping[tuple[str, str], str] = _NONE) -> dict[str, Packed]:
@@ -173,13 +184,16 @@ def warn_offline(sets: Sequence[RuleSet]) -> None:
 
 def run_tests(sets: Sequence[RuleSet]) -> list[FileTestResult]:
     """Run the `tests:` of all rules, without a server."""
+    from oncue.cli.deploying.python_rules import with_lines
     from oncue.rules.testing import runner
 
-    return [
-        FileTestResult(t.rule, ruleset.file, t.line, t.passed, t.why)
-        for ruleset in sets
-        for t in runner.run_tests(ruleset, Path(ruleset.file).parent)
-    ]
+    return with_lines(
+        [
+            FileTestResult(t.rule, ruleset.file, t.line, t.passed, t.why)
+            for ruleset in sets
+            for t in runner.run_tests(ruleset, Path(ruleset.file).parent)
+        ]
+    )
 
 
 def explain_offline(name: str, event: Any, path: str) -> Explanation:

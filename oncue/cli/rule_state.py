@@ -56,6 +56,8 @@ def used_text(rule: RuleInfo) -> str:
 
 def show_warnings(file: str, warnings: Sequence[RuleWarning]) -> None:
     """Print what is valid in a rule file, and probably a mistake."""
+    from oncue.cli.deploying.python_rules import line_of
+
     for w in warnings:
         remedy = f" ({w.remedy})" if w.remedy else ""
-        say(f"{file}:{w.line}:{w.column}: warning: {w.rule}: {w.message}{remedy}", err=True)
+        say(f"{file}:{line_of(file, w.line)}:{w.column}: warning: {w.rule}: {w.message}{remedy}", err=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from oncue.errors import CannotImport, CannotPack, Invalid
 from oncue.functions.body import Packed
+from oncue.functions.declared_rules import DeclaredRule, collecting
 from oncue.functions.options import FunctionOptions
 from oncue.functions.pack import pack_function
 from oncue.functions.signature import names_in_text, parameters_in_text
@@ -149,6 +150,13 @@ def _imported(path: Path) -> Iterator[types.ModuleType]:
                 if name not in before and local_files(name.split(".")[0]):
                     sys.modules.pop(name, None)
             sys.modules.update(before)
+
+
+def declared_in_file(path: Path) -> list[DeclaredRule]:
+    """Return the rules above the functions of a Python file. Raises CannotImport."""
+    path = path.absolute()
+    with collecting() as found, _imported(path):
+        return [rule for rule in found if rule.file == str(path)]
 
 
 def _hide_same_names(root: Path, dotted: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from oncue.strict_yaml.document import Node, Problems, scalars
@@ -56,7 +56,7 @@ def fill(text: str, values: Mapping[str, Any], problems: Problems) -> tuple[str,
 def _flow(value: str, values: Mapping[str, Any], place: tuple[int, int], problems: Problems) -> str:
     """Return a plain or quoted text with its variables replaced, as YAML on one line."""
     whole = _REFERENCE.fullmatch(value)
-    return _yaml(values[whole[1]] if whole else _replaced(value, values, place, problems))
+    return as_yaml(values[whole[1]] if whole else _replaced(value, values, place, problems))
 
 
 def _block(raw: str, values: Mapping[str, Any], place: tuple[int, int], problems: Problems) -> str:
@@ -81,9 +81,12 @@ def _replaced(text: str, values: Mapping[str, Any], place: tuple[int, int], prob
     return _REFERENCE.sub(value, text)
 
 
-def _yaml(value: Any) -> str:
-    """Return a value as YAML on one line: JSON, with escapes that YAML has as well."""
-    text = json.dumps(value, ensure_ascii=False)
+def as_yaml(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return a value as YAML on one line: JSON, with escapes that YAML has as well.
+
+    `default`: makes plain values of others. Raises TypeError, ValueError.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=default)
     return "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
 
 

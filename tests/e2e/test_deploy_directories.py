@@ -133,3 +133,33 @@ def test_tests_and_differences_take_values_too(shared: System, owner: str) -> No
     one = str(Path(owner) / "one.yaml")
     shared.oncue("rules", "diff", one, "--label", f"{owner}/one", *values)
     shared.oncue("rules", "diff", one, "--label", f"{owner}/one", *values[:-1], "factor:=9", code=1)
+
+
+PYTHON = """
+import oncue
+
+@oncue.rule(on=oncue.webhook(verify="none", name="{0}-hook"), name="{0}", args={{"n": "${{data.n}}"}},
+            endpoint="${{var:where}}")
+def weigh(n):
+    return n * 2
+
+@oncue.rule(on=oncue.done("{0}"), name="{0}-tell", args={{"value": "${{data.value}}"}})
+def tell(value):
+    return f"it weighs {{value}}"
+"""
+
+
+def test_rules_in_python_are_deployed_and_run(shared: System) -> None:
+    name = f"dir{next(_number)}"
+    shared.write(f"{name}/tomo.py", PYTHON.format(name))
+    wrong = shared.oncue("deploy", name, "--label", name, "--set", "where=nowhere", "--yes", code=2)
+    assert f"{name}/tomo.py:4:1:" in wrong.stderr
+
+    words = ("--label", name, "--set", "where=local", "--prune")
+    shared.oncue("deploy", name, *words, "--yes")
+
+    assert labels(shared, name) == {f"{name}/tomo"}
+    assert shared.http("POST", f"/hooks/{name}-hook", {"n": 4}, {"webhook-id": "1"}, token=None).status == 202
+    (task,) = shared.await_tasks(1, rule=f"{name}-tell")
+    assert shared.http("GET", f"/v1/tasks/{task['id']}").json["value"] == "it weighs 8"
+    assert "no change" in shared.oncue("deploy", name, *words, "--dry-run").stdout

@@ -10,6 +10,7 @@ import msgspec
 
 from oncue.cli import completers
 from oncue.cli.client import connected
+from oncue.cli.deploying.python_rules import written_lines
 from oncue.cli.deploying.values import values_of, values_options
 from oncue.cli.diff_output import show
 from oncue.cli.output import as_json, json_option, say
@@ -59,12 +60,13 @@ def deploy(
     """
     from oncue.cli.deploying.request import prepare
 
-    request, packed = prepare(files, label, values_of(set_, env), prune=prune, note=note, replace=replace)
+    request, packed, paths = prepare(files, label, values_of(set_, env), prune=prune, note=note, replace=replace)
     here = {f.label: origin(f.host, f.path) for f in request.files}
     with connected() as client:
         for function in packed.values():
             client.register(function)
-        planned = client.rules.deploy(request)
+        with written_lines({name: paths[f.label] for f in request.files for name in (f.label, f.path)}):
+            planned = client.rules.deploy(request)
         if not json_ or not dry_run:
             _show(planned, here, err=json_)
         changes = any(d.changed for d in planned)

@@ -155,12 +155,14 @@ def diff(file: str, label: str, set_: tuple[str, ...], env: tuple[str, ...], jso
     Example:
       oncue rules diff beamline.yaml
     """
+    from oncue.cli.rule_files import text_of
+
     label = label or Path(file).stem
     values = values_of(set_, env)
+    filled = text_of(file, values)
     try:
-        filled = values.filled(Path(file).read_bytes(), file)
         text = filled if isinstance(filled, str) else filled.decode()
-    except (OSError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
         raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
     with connected() as client:
         newest: dict[str, Any] = max(client.rules.history(label), key=lambda d: d["version"])

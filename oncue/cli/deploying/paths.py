@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from oncue.cli.deploying.python_rules import DECORATED, is_python
 from oncue.cli.output import say
 from oncue.errors import Invalid
 
-SUFFIXES = frozenset((".yaml", ".yml"))
+SUFFIXES = frozenset((".yaml", ".yml", ".py"))
 _RULES = re.compile(rb"""^[{\s]*["']?(rules|triggers)["']?\s*:""", re.MULTILINE)
 
 
@@ -55,7 +56,7 @@ def _of_folder(folder: Path) -> list[LabelledFile]:
         relative = path.relative_to(folder).with_suffix("")
         if _has_rules(path):
             found.append(LabelledFile(str(path), "/".join(relative.parts)))
-        else:
+        elif not is_python(str(path)):
             others.append(str(path))
     if others:
         say(f"no rule files, since without `rules:` and `triggers:`: {', '.join(others)}", err=True)
@@ -74,7 +75,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 def _has_rules(path: Path) -> bool:
     try:
-        return _RULES.search(path.read_bytes()) is not None
+        return (DECORATED if is_python(str(path)) else _RULES).search(path.read_bytes()) is not None
     except OSError as e:
         _unreadable(e)
         return False

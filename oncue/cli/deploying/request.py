@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from oncue.cli.deploying.lock_file import locked_functions
 from oncue.cli.deploying.paths import labelled_files
+from oncue.cli.deploying.python_rules import written_lines
 from oncue.cli.deploying.values import Values
 from oncue.errors import Invalid
 from oncue.protocol.api import DeployRequest, RuleFile
@@ -22,6 +23,7 @@ class Prepared(NamedTuple):
 
     request: DeployRequest
     packed: Mapping[str, Packed]
+    paths: Mapping[str, str]  # label -> file, as it was given
 
 
 def prepare(files: Sequence[str], label: str, values: Values, *, prune: bool, note: str, replace: bool) -> Prepared:
@@ -40,8 +42,9 @@ def prepare(files: Sequence[str], label: str, values: Values, *, prune: bool, no
     sets = read([file.path for file in labelled], values)
     show_tests(run_tests(sets))
     locked = locked_functions(files, [file.path for file in labelled])
-    packed = pack_functions(sets, locked)
-    check_packed(sets, packed)
+    with written_lines():
+        packed = pack_functions(sets, locked)
+        check_packed(sets, packed)
     # Absolute, since relative paths in a rule file are relative to its folder, not to the server's.
     host = socket.gethostname()
     request = DeployRequest(
@@ -55,4 +58,4 @@ def prepare(files: Sequence[str], label: str, values: Values, *, prune: bool, no
         replace=replace,
         prune=label if prune else "",
     )
-    return Prepared(request, packed)
+    return Prepared(request, packed, {file.label: file.path for file in labelled})
