@@ -99,8 +99,8 @@ class WindowOperator(Operator[WindowState], tag="window", frozen=True):
         time_ms = self._time_of(now, match, at_ms)
         newest = max(now.newest, time_ms)
         now, fires = now.closed(newest - self.late_ms, "end")
-        now = now.advanced(newest - self.late_ms)
-        now = msgspec.structs.replace(now, applied=offset, newest=newest, accepted_ms=at_ms)
+        until = now.closed_until(newest - self.late_ms)
+        now = msgspec.structs.replace(now, applied=offset, until=until, newest=newest, accepted_ms=at_ms)
         if now.is_late(time_ms):
             return Step(now, fires, suppressed=True)
         # Without overlaps, nothing is left of the windows that close here.
@@ -108,8 +108,10 @@ class WindowOperator(Operator[WindowState], tag="window", frozen=True):
             return Step(now, fires)
         nbytes = stored_bytes(match.event)
         now, early = now.relieved(nbytes)
-        now = now.with_event(time_ms, nbytes, offset, match.at_ms)
-        now = msgspec.structs.replace(now, label=match.label, version=match.version, needs=match.needs)
+        stretches = now.with_event(time_ms, nbytes, offset, match.at_ms)
+        now = msgspec.structs.replace(
+            now, stretches=stretches, label=match.label, version=match.version, needs=match.needs
+        )
         return Step(now, (*fires, *early, BufferAt(time_ms)))
 
     def _begun(self, state: WindowState | None, at_ms: int) -> WindowState:
@@ -155,8 +157,9 @@ class WindowOperator(Operator[WindowState], tag="window", frozen=True):
             return OperatorFinding(
                 False, f"it is late: its time is {utc_text(time_ms)}, and its windows have closed", wanted
             )
+        known = known and bool(now.stretches)
         if not known:
-            now = now.with_event(time_ms, 0, 0, match.at_ms)
+            now = msgspec.structs.replace(now, stretches=now.with_event(time_ms, 0, 0, match.at_ms))
         count, end = now.buffered() - (not known), now.next_end()
         found = f"{count:,} events in open windows; the next closes at {utc_text(end)}"
         if self.time:

@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
     opened_ms: int  # when that was accepted
 
     def joined(self, other: Stretch) -> Stretch:
-        first = min(self, other, key=lambda stretch: stretch.opening)
+        first = self if self.opening <= other.opening else other
         return Stretch(
             min(self.start, other.start),
             max(self.last, other.last),
@@ -103,10 +103,9 @@ class WindowState(OperatorState, tag="window", frozen=True):
             state = msgspec.structs.replace(state, stretches=kept, until=end)
         return state, tuple(fires)
 
-    def advanced(self, mark: int) -> WindowState:
-        """Note that windows that end by a time have closed, also those without events."""
-        until = mark // self.step_ms * self.step_ms if self.step_ms else mark - self.gap_ms
-        return msgspec.structs.replace(self, until=max(self.until, until))
+    def closed_until(self, mark: int) -> int:
+        """Return `until` once all windows that end by a time have closed."""
+        return max(self.until, mark // self.step_ms * self.step_ms if self.step_ms else mark - self.gap_ms)
 
     def _fire(self, end: int, reason: str) -> FireSpan:
         start = end - self.length_ms if self.step_ms else self.stretches[0].start
@@ -127,9 +126,11 @@ class WindowState(OperatorState, tag="window", frozen=True):
     def _is_full(self, nbytes: int) -> bool:
         if not self.stretches:
             return False
-        held = sum(stretch.nbytes for stretch in self.stretches)
-        many = self.buffered() >= WINDOW_EVENTS or len(self.stretches) >= MOST_STRETCHES
-        return many or held + nbytes > WINDOW_BYTES
+        events = 0
+        for stretch in self.stretches:
+            events += stretch.events
+            nbytes += stretch.nbytes
+        return nbytes > WINDOW_BYTES or events >= WINDOW_EVENTS or len(self.stretches) >= MOST_STRETCHES
 
     # ------------------------------------------------------------ events
 
@@ -139,8 +140,8 @@ class WindowState(OperatorState, tag="window", frozen=True):
             return time_ms // self.step_ms * self.step_ms + self.length_ms <= self.until
         return time_ms < self.until
 
-    def with_event(self, time_ms: int, nbytes: int, offset: int, at_ms: int) -> WindowState:
-        """Add an event to its stretch, which may join two sessions."""
+    def with_event(self, time_ms: int, nbytes: int, offset: int, at_ms: int) -> tuple[Stretch, ...]:
+        """Return the stretches with an event, which may join two sessions."""
         start = time_ms // self.step_ms * self.step_ms if self.step_ms else time_ms
         found, others = Stretch(start, time_ms, 1, nbytes, offset, at_ms), list[Stretch]()
         for stretch in self.stretches:
@@ -148,7 +149,7 @@ class WindowState(OperatorState, tag="window", frozen=True):
                 found = stretch.joined(found)
             else:
                 others.append(stretch)
-        return msgspec.structs.replace(self, stretches=tuple(sorted([*others, found])))
+        return tuple(sorted((*others, found)))
 
     def _belongs(self, stretch: Stretch, event: Stretch) -> bool:
         if self.step_ms:

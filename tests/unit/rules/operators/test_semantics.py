@@ -323,6 +323,30 @@ def test_each_number_fires_once_and_in_order(order: list[int], again: list[int])
     assert [f.args["n"] for f in simulate(ordered, events)] == list(range(12))
 
 
+@pytest.mark.parametrize(
+    ("at_s", "number", "known", "expected"),
+    [
+        (12, 13, False, "1 events in open windows; the next closes at 1970-01-01T00:00:10.000Z, or after 5 s"),
+        (12, 1, True, "1 events in open windows; the next closes at 1970-01-01T00:00:10.000Z, or after 5 s"),
+        (100, 90, True, "0 events in open windows; the next closes at 1970-01-01T00:01:40.000Z, or after 5 s"),
+        (100, 90, False, "0 events in open windows; the next closes at 1970-01-01T00:01:40.000Z, or after 5 s"),
+    ],
+)
+def test_a_window_explains_what_becomes_of_an_event(at_s: int, number: int, known: bool, expected: str) -> None:
+    operators = rule('window: {tumbling: 10s, time: "${data.n}", late: 5s}', MANY).operators
+    assert operators is not None
+    matches = [
+        operators.match("r", "", 0, Event(id=str(n), source="/s", type="t", data={"n": n}), at * 1_000, 0)
+        for at, n in ((2, 1), (at_s, number))
+    ]
+    states = InMemoryStates()
+    fold(states, matches[0], 0, 0)
+    (state,) = states.states.values()
+    finding = operators.operators[0].operator.preview(state, matches[1], "", known)
+    assert finding.passes
+    assert finding.found == expected + " without an event"
+
+
 def test_arguments_may_say_which_window_it_was() -> None:
     text = "${key}: ${window.start} to ${window.end}, ${sum.data.n}"
     day_ms = 86_400_000
