@@ -28,6 +28,7 @@ from oncue.log.base import RecordBatch
 from oncue.log.sqlite.database import explain
 from oncue.protocol.codec import decode, encode
 from oncue.rules.limiters.base import LimiterState
+from oncue.rules.limiters.catalog import MEMBERS as LIMITERS
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.catalog import CATALOGUE
 from oncue.rules.operators.records import BufferedEvent, Match
@@ -66,7 +67,10 @@ DUE = """SELECT due_ms, rule, spec, key FROM state
  ORDER BY due_ms, rule, spec, key LIMIT ?"""
 OPEN = """SELECT key FROM state WHERE part = ? AND rule = ? AND spec = ? AND held > 0 AND applied < ?
  ORDER BY key LIMIT ?"""
-OLDEST = "SELECT held FROM item WHERE id = ? ORDER BY place, event LIMIT 1 OFFSET ?"
+# Ids of limiters' states begin with it; hexadecimal digits are less.
+OF_LIMITER = "q"
+QUEUE_INDEX = "CREATE INDEX IF NOT EXISTS item_queue ON item(id, place, event) WHERE id >= 'q'"
+OLDEST = "SELECT held FROM item WHERE id = ? AND id >= 'q' ORDER BY place, event LIMIT 1 OFFSET ?"
 QUEUES = """SELECT key, state FROM state INDEXED BY state_open
  WHERE part = ? AND rule = ? AND spec = ? AND held > 0 ORDER BY key LIMIT ?"""
 LATER = "SELECT rule, spec, key, state FROM state WHERE part = ? AND max(due_ms, forget_ms) > ?"
@@ -120,6 +124,7 @@ class SqliteStates:
             raise LogError(f"{self._path} is not of this oncue", remedy="upgrade oncue, or move the file away")
         elif version < SCHEMA:
             self._upgrade()
+        db.execute(QUEUE_INDEX)
 
     def _upgrade(self) -> None:
         """Upgrade from version 1, in which a key had the same id in all partitions."""
@@ -370,7 +375,8 @@ def _id(part: int, where: StateKey) -> str:
     A change of the operators may move a rule's matches to other partitions with other offsets, so a
     key has a separate state in each.
     """
-    return blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
+    digest = blake2b("\0".join((str(part), *where)).encode(), digest_size=16).hexdigest()
+    return OF_LIMITER + digest if where.operator in LIMITERS else digest
 
 
 def _parts(keys: list[Any]) -> Iterator[list[Any]]:
