@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.e2e.running import System
 
@@ -163,6 +164,7 @@ def test_the_sums_match_the_log_over_random_histories_with_kills(stopped: System
     assert "neither a task nor a dead letter" in stopped.oncue("report", "--list", "missing", code=1).stdout
 
 
+@pytest.mark.embedded
 def test_reports_by_rule_group_and_format(stopped: System) -> None:
     stopped.up("--workers", "1")
     deploy(stopped)
@@ -207,6 +209,7 @@ def test_reports_by_rule_group_and_format(stopped: System) -> None:
     stopped.oncue("report", "--day", "yesterday", "--since", "1h", code=2)
 
 
+@pytest.mark.embedded
 def test_a_replay_makes_tasks_of_its_own_once_also_over_a_kill(stopped: System) -> None:
     stopped.up("--workers", "1")
     deploy(stopped)

@@ -57,6 +57,8 @@ def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | No
         query = {k: v for k, v in query.items() if k not in ("event_id", "event_source")}
     if query and re.fullmatch(r"[0-9]{1,18}(-[^-]*)?", str(query.get("cursor", ""))):
         query = {k: v for k, v in query.items() if k != "cursor"}
+    if query and query.get("group") and len(str(query["group"])) <= PATTERN_CHARS:
+        query["group"] = "data.sample"  # what a path is, a pattern would not say
     if query and isinstance(query.get("wait_ms"), int):
         query["wait_ms"] = min(query["wait_ms"], LONGEST_WAIT_MS)
     return query
