@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncue.protocol.codec import encode
@@ -29,6 +29,7 @@ from oncue.rules.testing.simulation import InMemoryStates
 from tests.unit.rules.stateful.test_changelog_states import FATES, Worker, log_batch
 from tests.unit.rules.stateful.test_fold import match, same
 
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 LIMITS: list[tuple[AnyLimiter, ...]] = [
     (RunningLimiter("${k}", running=2),),
     (RunningLimiter("", running=1),),
@@ -116,7 +117,7 @@ def events_of(found: Iterable[ClosedWindow]) -> Counter[str]:
     return Counter(event.id for closed in found for event in closed.events)
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(histories())
 def test_never_more_run_than_the_limit_and_no_event_is_lost(made: tuple[History, list[AnyLimiter]]) -> None:
     history, used = made
@@ -142,7 +143,7 @@ def test_never_more_run_than_the_limit_and_no_event_is_lost(made: tuple[History,
             assert state.queued == len(history.states.buffers.get(where, {}))
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(histories())
 def test_all_that_waits_runs_once_everything_ends(made: tuple[History, list[AnyLimiter]]) -> None:
     history, _ = made
@@ -156,7 +157,7 @@ def test_all_that_waits_runs_once_everything_ends(made: tuple[History, list[AnyL
     assert all(not s.running for s in history.states.states.values() if isinstance(s, RunningState))
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(histories(), st.data())
 def test_repeated_records_change_nothing(made: tuple[History, list[AnyLimiter]], data: st.DataObject) -> None:
     records, states, found = made[0].records, InMemoryStates(), list[ClosedWindow]()
@@ -169,7 +170,7 @@ def test_repeated_records_change_nothing(made: tuple[History, list[AnyLimiter]],
     assert same(states, made[0].states)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(SLOW, max_examples=60)
 @given(histories(), st.data())
 def test_both_stores_fire_the_same_through_crashes(made: tuple[History, list[AnyLimiter]], data: st.DataObject) -> None:
     records = made[0].records
@@ -193,7 +194,7 @@ def test_both_stores_fire_the_same_through_crashes(made: tuple[History, list[Any
     assert worker.table.summary() == summary
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab")), max_size=40), st.integers(1, 3))
 def test_no_more_pass_in_any_time_than_the_rate(events: list[tuple[int, str]], count: int) -> None:
     history, rate, at_ms = History(), RateLimiter("${k}", count=count, per_ms=7), 1_000
