@@ -4,7 +4,8 @@ Each job has a task of its own. A job that fails is logged and repeated.
 
 A task topic is not truncated by time alone. Tasks that are old and still open are appended again
 with the same id, then the topic is truncated below. For this, the end offsets of each day (a
-TopicMark) are stored for as long as outcomes are kept.
+TopicMark) are stored for as long as outcomes are kept. Results are deleted up to the mark of the
+last truncation: a view that is built again would take a task without its result for an open one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from oncue.protocol import payload
 from oncue.protocol.api import TriggerInfo
 from oncue.protocol.codec import encode
 from oncue.protocol.records import EXPIRED, INLINE_BYTES, VERSION, Call, Failure, TaskFrame, TaskRecord
-from oncue.protocol.topics import TASKS_PREFIX
+from oncue.protocol.topics import RESULTS, TASKS_PREFIX
 
 log = logging.getLogger("oncue.housekeeper")
 CLOCK_S, EXPIRY_S, TRIGGERS_S, DISK_S, RETENTION_S, MARK_S = 1.0, 1.0, 1.0, 2.0, 60.0, 86_400.0
@@ -64,6 +65,7 @@ class Housekeeper:
         self._context, self._bridge, self._ownership = context, bridge, ownership
         self._folder, self._trigger_infos = folder, triggers
         self._marks_file = folder / "marks.json"
+        self._cut_s = 0.0  # no task before this time is in the log, unless it is open
         self._retention = RetentionClock(folder / "clock.json")
         self._tasks: list[asyncio.Task[None]] = []
         self._triggers: dict[str, tuple[str, str, str]] = {}  # name -> (label, state, detail) published last
@@ -180,7 +182,7 @@ class Housekeeper:
         """Delete old records of the log, and old rows of the view."""
         context = self._context
         self._retention.save()
-        await context.log.housekeep(self._retention.now_us() // 1000)
+        await context.log.housekeep(self._retention.now_us() // 1000, {RESULTS: int(self._cut_s * 1000)})
         await context.view.delete_older_than(int(self._horizon_s() * 1000), kept=self._retention.wrong_periods())
 
     def _horizon_s(self) -> float:
@@ -233,7 +235,8 @@ class Housekeeper:
                 # The key is the endpoint's id, or the name of a topic that endpoints share.
                 if self._ownership.owns(topic.removeprefix(TASKS_PREFIX)):
                     await self._cut(topic, end)
-        replace_file(self._marks_file, msgspec.json.encode([m for m in marks if m.at_s > horizon]))
+            self._cut_s = due[-1].at_s
+        replace_file(self._marks_file, msgspec.json.encode([m for m in marks if m not in due[:-1]]))
 
     def _load_marks(self) -> list[TopicMark]:
         try:

@@ -26,15 +26,19 @@ from oncue.protocol.topics import (
 from oncue.rules.stateful.topics import ensure_matches
 
 DAY_MS = 86_400_000
+#: Brokers delete results by themselves, while their tasks are truncated up to 1.25 days later
+#: (housekeeper.py). A view that is built in between would take such tasks for open ones.
+LATER_MS = 2 * DAY_MS
 
 
 def server_topics(s: Settings) -> dict[str, Topic]:
     """Return the topics that every server needs, but for the tasks of endpoints."""
     results = Topic(retention_ms=int(s.results_retention_days * DAY_MS), retention_bytes=s.results_retention_bytes)
+    by_brokers = msgspec.structs.replace(results, retention_ms=results.retention_ms + LATER_MS)
     shared = {FILES: Topic(partitions=PARTITIONS, compact=True)} if s.shared_log else {}
     return shared | {
         EVENTS: Topic(partitions=s.events_partitions, retention_ms=int(s.events_retention_days * DAY_MS)),
-        RESULTS: results,
+        RESULTS: by_brokers if s.shared_log else results,
         CONTROL: msgspec.structs.replace(results, partitions=SHARED_CONTROL_PARTITIONS if s.shared_log else 1),
         REPORTS: Topic(retention_ms=int(s.reports_retention_days * DAY_MS)),
         REGISTRY: Topic(compact=True),

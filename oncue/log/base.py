@@ -213,9 +213,12 @@ class Log(ABC):
         """
 
     @abstractmethod
-    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+    async def housekeep(
+        self, now_ms: int | None = None, needed_from_ms: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         """Apply retention and compaction; return the freed bytes of each topic.
 
+        `needed_from_ms`: topic -> time. Its records since then are not too old, whatever their age.
         Works in small steps that do not block appends. No-op where the service does it (Kafka).
         """
 

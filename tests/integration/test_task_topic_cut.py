@@ -20,6 +20,7 @@ from oncue.dispatcher.bridge.socket import BridgeSocket
 from oncue.dispatcher.housekeeper import Housekeeper, TopicMark
 from oncue.dispatcher.notifier import Notifier
 from oncue.dispatcher.start_progress import StartProgress
+from oncue.dispatcher.topics import server_topics
 from oncue.dispatcher.view_consumer import ViewConsumer
 from oncue.ids import batch_ids, new_uuid7
 from oncue.log import Log, Record, open_log
@@ -51,6 +52,13 @@ async def open_ids(view: View) -> set[bytes]:
     return {row[-1].id for row in rows}
 
 
+def housekeeper_of(log: Log, view: View, topics: TaskTopics, folder: Path) -> Housekeeper:
+    registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])
+    context: Any = SimpleNamespace(log=log, view=view, settings=Settings(), registry=registry)
+    ownership: Any = SimpleNamespace(owns=lambda key: True)
+    return Housekeeper(context, cast(BridgeSocket, None), ownership, folder, AsyncMock(return_value=[]))
+
+
 @pytest.mark.parametrize("shared", [0, 1, 2])
 def test_old_open_tasks_are_appended_again_before_the_truncation(tmp_path: Path, shared: int) -> None:
     async def main() -> None:
@@ -69,16 +77,44 @@ def test_old_open_tasks_are_appended_again_before_the_truncation(tmp_path: Path,
         (tmp_path / "marks.json").write_bytes(msgspec.json.encode([TopicMark(time.time() - 31 * 86_400, before)]))
         view = await viewed(log, tmp_path / "view.db")
         assert await open_ids(view) == still_open
-        registry = SimpleNamespace(tasks_topic=topics.of, endpoints=lambda: [SimpleNamespace(id=e) for e in ENDPOINTS])
-        context: Any = SimpleNamespace(log=log, view=view, settings=Settings(), registry=registry)
-        ownership: Any = SimpleNamespace(owns=lambda key: True)
-        housekeeper = Housekeeper(context, cast(BridgeSocket, None), ownership, tmp_path, AsyncMock(return_value=[]))
-        await housekeeper.cut_task_topics()
+        await housekeeper_of(log, view, topics, tmp_path).cut_task_topics()
         begins = await log.begin_offsets(names)
         assert {t: begin for (t, _), begin in begins.items()} == before
         again = await viewed(log, tmp_path / "again.db")  # from the remaining records
         assert await open_ids(again) == still_open
         await asyncio.gather(view.close(), again.close())
+        await log.close()
+
+    asyncio.run(main())
+
+
+def test_no_task_is_open_in_a_new_view_because_its_result_was_deleted(tmp_path: Path) -> None:
+    async def main() -> None:
+        topics, now = TaskTopics(), time.time()
+        log = await open_log(f"sqlite://{tmp_path / 'log'}")
+        await log.ensure({RESULTS: server_topics(Settings())[RESULTS]})
+        call = Call(VERSION, "f" * 64, "ep1", "ann")
+        name = topics.of(call.endpoint)
+        marks = []
+        for n, days in enumerate((31.5, 30.5, 29.5)):
+            at_ms = int((now - days * 86_400) * 1000)
+            frame = TaskFrame(VERSION, call, 1_000, [TaskRecord(IDS[n], b"m\x92\x90\x80")])
+            await log.append(name, [Record(encode(frame), time_ms=at_ms)])
+            end = ResultFrame(VERSION, call, "ep", 1_000, [Ended(IDS[n], 1, OK, 1, 2, b"m\xc0")])
+            await log.append(RESULTS, [Record(encode(end), time_ms=at_ms + 1)])
+            marks.append(TopicMark(at_ms / 1000 + 64_800, {name: n + 1}))
+        (tmp_path / "marks.json").write_bytes(msgspec.json.encode(marks))
+        view = await viewed(log, tmp_path / "view.db")
+        for _ in range(2):  # and after a restart
+            housekeeper = housekeeper_of(log, view, topics, tmp_path)
+            await housekeeper.apply_retention()
+            await housekeeper.cut_task_topics()
+            await housekeeper.apply_retention()
+            again = await viewed(log, tmp_path / "again.db")
+            assert await open_ids(again) == set()
+            assert await log.begin_offsets([name, RESULTS]) == {(name, 0): 1, (RESULTS, 0): 1}
+            await again.close()
+        await view.close()
         await log.close()
 
     asyncio.run(main())

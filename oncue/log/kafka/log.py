@@ -366,7 +366,9 @@ class KafkaLog(Log):
         except (k.KafkaError, OSError) as e:
             raise explain(e, str(self._address), f"truncate {known.full}/{partition}") from e
 
-    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+    async def housekeep(
+        self, now_ms: int | None = None, needed_from_ms: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         """No-op: the brokers apply the topics' settings."""
         self._check()
         return {}

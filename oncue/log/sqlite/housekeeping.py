@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,14 +62,14 @@ class Housekeeping:
             await self._shrink()
         return freed
 
-    async def run(self, topics: list[TopicState], now_ms: int) -> dict[str, int]:
+    async def run(self, topics: list[TopicState], now_ms: int, needed_from_ms: Mapping[str, int]) -> dict[str, int]:
         """Apply retention and compaction; return bytes freed, by topic."""
         freed: dict[str, int] = {}
         async with self._lock:
             for topic in topics:
                 total = 0
                 for part in topic.parts:
-                    total += await self._with_ballast(partial(self._retain, part, now_ms))
+                    total += await self._with_ballast(partial(self._retain, part, now_ms, needed_from_ms))
                     if topic.settings.compact:
                         total += await self._with_ballast(partial(self._compact, part, now_ms))
                 if total:
@@ -98,10 +98,11 @@ class Housekeeping:
 
     # ------------------------------------------------------------ retention
 
-    async def _retain(self, part: PartitionState, now_ms: int) -> int:
+    async def _retain(self, part: PartitionState, now_ms: int, needed_from_ms: Mapping[str, int]) -> int:
         settings, freed = part.topic.settings, 0
         if settings.retention_ms and part.begin < part.end:
             oldest = now_ms - settings.retention_ms
+            oldest = min(oldest, needed_from_ms.get(part.topic.name, oldest))
             freed += await self._delete(part, lambda row, _: not isinstance(row[2], int) or row[2] < oldest)
         if settings.retention_bytes and part.begin < part.end:
             await self._count_old_bytes(part)

@@ -346,10 +346,12 @@ class SqliteLog(Log):
             raise LogError(f"there is no partition {topic}/{partition}")
         await self._housekeeping.truncate(state.parts[partition], before)
 
-    async def housekeep(self, now_ms: int | None = None) -> dict[str, int]:
+    async def housekeep(
+        self, now_ms: int | None = None, needed_from_ms: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         self._check()
         now = process_clock.now_ms() if now_ms is None else now_ms
-        return await self._housekeeping.run([t for t in self._topics.values() if t.stored], now)
+        return await self._housekeeping.run([t for t in self._topics.values() if t.stored], now, needed_from_ms or {})
 
     # ------------------------------------------------------------ closing
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from oncue.dispatcher.topics import check_task_topics
+from oncue.config import Settings
+from oncue.dispatcher.topics import DAY_MS, check_task_topics, server_topics
 from oncue.errors import Invalid
-from oncue.protocol.topics import EVENTS, TaskTopics
+from oncue.protocol.topics import EVENTS, RESULTS, TaskTopics
 
 
 def test_each_endpoint_has_its_own_or_one_of_the_shared() -> None:
@@ -33,3 +34,8 @@ def test_another_layout_is_refused_with_the_setting_to_use(begun: int, wanted: i
     with pytest.raises(Invalid) as e:
         check_task_topics([*there.names(), there.of("ep_1")], TaskTopics(wanted))
     assert f"task_topics = {begun}," in e.value.remedy
+
+
+def test_brokers_keep_results_until_their_tasks_are_truncated() -> None:
+    settings = Settings(log="kafka://localhost:9092", results_retention_days=30)
+    assert server_topics(settings)[RESULTS].retention_ms >= 31.25 * DAY_MS
