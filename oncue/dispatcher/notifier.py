@@ -11,6 +11,7 @@ full live feed skips items.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
@@ -193,6 +194,8 @@ class Notifier:
                     items = [("", None)]
                 feeds = len(self._feeds)
                 pause = PAUSE_S + PAUSE_PER_FEED_S * feeds
+                if feeds > FEW_FEEDS and items[0][0] != "closing":
+                    await asyncio.sleep(random.random() * pause)  # an item wakes all feeds in one turn
                 most = max(SMALLEST_BATCH, int(ITEMS_PER_S * pause / feeds))
                 feed.drain(items, most, FEED_ITEMS // feeds)
                 if feed.skipped:

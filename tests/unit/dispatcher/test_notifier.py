@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
 
+from oncue.dispatcher import notifier as notifier_module
 from oncue.dispatcher import outcome_streams
 from oncue.dispatcher.notifier import FEED_ITEMS, FEW_FEEDS, Notifier
 from oncue.protocol.api import Outcome
@@ -157,6 +160,34 @@ def test_many_live_feeds_do_not_hold_the_loop() -> None:
             assert any(kind == "skipped" for kind, _ in found)
             await feed.aclose()
 
+    run(work)
+
+
+def test_readers_of_live_feeds_do_not_all_write_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(notifier: Notifier) -> None:
+        turn, got = 0, Counter[int]()
+
+        async def read(feed: AsyncIterator[tuple[str, Any]]) -> None:
+            async for kind, _ in feed:
+                if kind:
+                    got[turn] += 1
+                    return
+
+        feeds = [notifier.live(frozenset()) for _ in range(50)]
+        for feed in feeds:
+            await anext(feed)
+        readers = [asyncio.create_task(read(feed)) for feed in feeds]
+        await asyncio.sleep(0)
+        notifier.publish_item("event", 1)
+        while not all(reader.done() for reader in readers):
+            turn += 1
+            await asyncio.sleep(0)
+        assert got.total() == len(feeds)
+        assert max(got.values()) < len(feeds) / 2
+        for feed in feeds:
+            await feed.aclose()
+
+    monkeypatch.setattr(notifier_module, "PAUSE_PER_FEED_S", 0.02)
     run(work)
 
 
