@@ -23,10 +23,12 @@ BLOCKS = [
     pytest.param(m[1], id=f"{page.name}-{n}") for page in PAGES for n, m in enumerate(BLOCK.finditer(page.read_text()))
 ]
 ENDPOINT_BLOCKS = [block for block in BLOCKS if re.search("^(provider|mpi):", str(block.values[0]), re.MULTILINE)]
+# Those of deploy.md are deployed with their values, which are a block too, by the test of the guides.
+RULE_BLOCKS = [block for block in BLOCKS if block not in ENDPOINT_BLOCKS and "deploy.md" not in str(block.id)]
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 
 
-@pytest.mark.parametrize("text", [block for block in BLOCKS if block not in ENDPOINT_BLOCKS])
+@pytest.mark.parametrize("text", RULE_BLOCKS)
 def test_a_rule_file_of_the_pages_parses(text: str) -> None:
     found = parse(text, "page", OptionStructs())
     assert found.rules or found.triggers
