@@ -114,11 +114,16 @@ class WindowState(OperatorState, tag="window", frozen=True):
         return FireSpan(fire, start, end, start + self.step_ms if self.step_ms else end)
 
     def relieved(self, nbytes: int) -> tuple[WindowState, tuple[FireSpan, ...]]:
-        """Fire windows early until another event of a size has room."""
+        """Fire windows early until another event of a size has room.
+
+        Windows that overlap all fire, so that each of them has an event once.
+        """
+        if 0 < self.step_ms < self.length_ms and self._is_full(nbytes):
+            emptied, early = self.closed(NEVER, "full")
+            return msgspec.structs.replace(emptied, until=self.until), early
         state, fires = self, list[FireSpan]()
         while state._is_full(nbytes):
-            end = state.next_end()
-            fires.append(state._fire(end, "full"))
+            fires.append(state._fire(state.next_end(), "full"))
             kept = tuple(s for s in state.stretches if s.start >= fires[-1].keep_from)
             state = msgspec.structs.replace(state, stretches=kept)
         return state, tuple(fires)

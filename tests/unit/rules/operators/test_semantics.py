@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -284,6 +285,17 @@ def test_windows_of_a_clock_that_was_ahead_close_by_the_right_one(kind: str, tim
     fired = [c for at in (HOUR + 12_000, HOUR + 17_000) for c in fold(states, Tick(VERSION, at), 0, at)]
     assert {e.id for c in fired for e in c.events} == {"1", "2"}
     assert not states.states[where].buffered()
+
+
+@pytest.mark.parametrize("kind", ["tumbling: 10s", "session: 10s", "sliding: 10s, every: 5s", "sliding: 4s, every: 1s"])
+def test_windows_that_are_full_fire_early_with_each_event_as_often_as_ever(kind: str) -> None:
+    text = "x" * 300_000
+    events = [(n * 1_000, Event(id=str(n), source="/s", type="t", data={"n": n, "x": text})) for n in range(40)]
+    plain, full = (
+        simulate(rule(f"window: {{{kind}}}", args), events) for args in (MANY, f"{MANY}', x: '${{first.data.x}}")
+    )
+    assert len(full) > len(plain)
+    assert Counter(n for f in full for n in f.args["n"]) == Counter(n for f in plain for n in f.args["n"])
 
 
 @pytest.mark.parametrize("length", [1, 249, 250, 251, 3_600])
