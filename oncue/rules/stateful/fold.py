@@ -27,7 +27,10 @@ Contract of a runner (embedded_runner.py with states in SQLite, kafka_runner.py 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -39,6 +42,7 @@ from oncue.rules.operators.base import (
     BufferAt,
     Close,
     DropBefore,
+    Effect,
     Fire,
     FireSpan,
     OperatorState,
@@ -59,6 +63,8 @@ from oncue.rules.operators.records import (
 TICK_WINDOWS = 64  # closed by one tick: bounds the memory
 AHEAD_MS = 60_000  # a time of another process that is more ahead is of a wrong clock
 MARGIN_MS = 3_600_000  # a runner keeps a state this long after it has no effect any more
+
+_time, _place = attrgetter("size_bytes"), attrgetter("place")
 
 
 class StateKey(NamedTuple):
@@ -204,35 +210,50 @@ def _apply(
     states: States, where: StateKey, step: Step, partition: int, event: BufferedEvent | None = None
 ) -> list[ClosedWindow]:
     closed: list[ClosedWindow] = []
-    for effect in step.effects:
-        if effect is BUFFER:
-            assert event is not None, "a tick has no event to buffer"
-            states.buffer(where, event)
-        elif effect is DISCARD:
-            states.release(where)
-        elif isinstance(effect, DropBefore):
-            states.drop(where, effect.place)
-        elif isinstance(effect, Fire):
-            closed.append(_closed(where, effect, partition, states.release(where)))
-        elif isinstance(effect, BufferAt):
-            assert event is not None, "a tick has no event to buffer"
-            states.buffer(where, msgspec.structs.replace(event, size_bytes=effect.time_ms))
-        elif isinstance(effect, FireSpan):
-            closed.append(_of_span(states, where, effect, partition))
-        elif isinstance(effect, Close):
-            closed.append(_ended(states, where, effect, partition))
+    for kind, effects in groupby(step.effects, type):
+        if kind is FireSpan:
+            closed += _of_spans(states, where, [span for span in effects if isinstance(span, FireSpan)], partition)
+        else:
+            closed += [c for effect in effects if (c := _effect(states, where, effect, partition, event)) is not None]
     states.set_state(where, step.state)
     return closed
 
 
-def _of_span(states: States, where: StateKey, span: FireSpan, partition: int) -> ClosedWindow:
-    events = states.release(where)
-    for event in events:
-        if event.size_bytes >= span.keep_from:
-            states.buffer(where, event)
-    part = [event for event in events if span.start <= event.size_bytes < span.end]
-    closed = _closed(where, span.fire, partition, part, span.waited)
-    return msgspec.structs.replace(closed, span_ms=(span.start, span.end))
+def _effect(
+    states: States, where: StateKey, effect: Effect, partition: int, event: BufferedEvent | None
+) -> ClosedWindow | None:
+    if effect is BUFFER:
+        assert event is not None, "a tick has no event to buffer"
+        states.buffer(where, event)
+    elif effect is DISCARD:
+        states.release(where)
+    elif isinstance(effect, DropBefore):
+        states.drop(where, effect.place)
+    elif isinstance(effect, Fire):
+        return _closed(where, effect, partition, states.release(where))
+    elif isinstance(effect, BufferAt):
+        assert event is not None, "a tick has no event to buffer"
+        states.buffer(where, msgspec.structs.replace(event, size_bytes=effect.time_ms))
+    elif isinstance(effect, Close):
+        return _ended(states, where, effect, partition)
+    return None
+
+
+def _of_spans(states: States, where: StateKey, spans: Sequence[FireSpan], partition: int) -> list[ClosedWindow]:
+    """Fire time spans, one after the other.
+
+    The buffer is read and written once, not for each of them.
+    """
+    closed: list[ClosedWindow] = []
+    events = sorted(states.release(where), key=_time)
+    for span in spans:
+        part = events[bisect_left(events, span.start, key=_time) : bisect_left(events, span.end, key=_time)]
+        fired = _closed(where, span.fire, partition, sorted(part, key=_place), span.waited)
+        closed.append(msgspec.structs.replace(fired, span_ms=(span.start, span.end)))
+        events = events[bisect_left(events, span.keep_from, key=_time) :]
+    for event in sorted(events, key=_place):
+        states.buffer(where, event)
+    return closed
 
 
 def _ended(states: States, where: StateKey, close: Close, partition: int) -> ClosedWindow:

@@ -14,10 +14,10 @@ from oncue.errors import RuleFileError
 from oncue.protocol.records import VERSION, Event
 from oncue.rules.explain import decide, explain
 from oncue.rules.operators.catalog import operator_id
-from oncue.rules.operators.records import Tick
+from oncue.rules.operators.records import BufferedEvent, Tick
 from oncue.rules.operators.sample import SampleOperator
 from oncue.rules.parsing.rule_file import Rule, parse
-from oncue.rules.stateful.fold import by_clock, fold
+from oncue.rules.stateful.fold import StateKey, by_clock, fold
 from oncue.rules.testing.simulation import InMemoryStates, simulate
 
 MANY = "${each.data.n}"
@@ -326,6 +326,24 @@ def test_events_behind_a_gap_become_dead_letters_that_name_it() -> None:
     behind = "order_by: 2 to 3 has not come within 10s"
     late = "order_by: 3 came after larger numbers, which had waited for it, have gone on"
     assert found == [(0, 1), (11_000, behind), (11_000, behind), (20_000, 6), (21_000, late), (23_000, 7)]
+
+
+def test_events_whose_turn_it_is_together_are_read_once() -> None:
+    class CountingStates(InMemoryStates):
+        released = 0
+
+        def release(self, where: StateKey) -> list[BufferedEvent]:
+            self.released += 1
+            return super().release(where)
+
+    operators = rule('order_by: {by: "${data.n}", from: 0}', "${data.n}").operators
+    assert operators is not None
+    states = CountingStates()
+    order = [*range(1, 100), 0]
+    given = [Event(id=str(n), source="/s", type="t", data={"n": n}) for n in order]
+    *_, closed = (fold(states, operators.match("r", "", 0, e, 0, 0), 0, at) for at, e in enumerate(given))
+    assert [c.events[0].id for c in closed] == [str(n) for n in range(100)]
+    assert states.released == 1
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=6))
