@@ -74,11 +74,17 @@ class JoinState(OperatorState, tag="join", frozen=True):
         """Return the names that have not come, or the number of events."""
         if self.count:
             return max(0, self.count - self.came)
-        return tuple(name for name in self.expected if name not in self.names)
+        came = set(self.names)
+        return tuple(name for name in self.expected if name not in came)
 
     @property
     def is_complete(self) -> bool:
         return not self.missing and bool(self.count or self.expected)
+
+    @property
+    def has_some(self) -> bool:
+        """Return True if one of the expected events has come."""
+        return self.came > 0 and (not self.expected or not set(self.names).isdisjoint(self.expected))
 
     def has(self, mark: bytes) -> bool:
         """Return True if this event came before, in this join or the former one."""
@@ -98,7 +104,7 @@ class JoinState(OperatorState, tag="join", frozen=True):
         """End the wait: `complete`, `deadline`, `full` or `changed`."""
         assert self.first is not None
         missing, complete = self.missing, reason == "complete"
-        end = "" if complete or (self.then == FIRE and self.came) else DROP if self.then == DROP else DEAD
+        end = "" if complete or (self.then == FIRE and self.has_some) else DROP if self.then == DROP else DEAD
         end = DEAD if reason == "full" else end
         why = "" if complete else f"join: {self.progress()} {_when(reason, self.deadline_ms)}"
         waited = Waited(

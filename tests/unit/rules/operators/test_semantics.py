@@ -188,6 +188,7 @@ NEXT = f"join: 1 of 3: missing 2, 3 {LATE}"
         (LIST + "}", [(0, "a1+"), (1, "a1/2"), (2, "a2")], [(10_000, f"join: 2 of 3: missing 3 {LATE}")]),
         (LIST + "}", [(0, "a1")], [(10_000, f"join: 1 have come, and no event has told the list {LATE}")]),
         (LIST + ", then: fire}", [(0, "a+")], [(10_000, f"join: 0 of 3: missing 1, 2, 3 {LATE}")]),
+        (LIST + ", then: fire}", [(0, "a7"), (1, "a+")], [(10_000, f"join: 0 of 3: missing 1, 2, 3 {LATE}")]),
         # late: a name that was missing at the deadline, until it has passed once more
         (LIST + ", then: fire}", [(0, "a1+"), (5, "a2"), (10_001, "a3")], [(10_000, [1, 2])]),
         (LIST + ", then: fire}", [(0, "a1+"), (5, "a2"), (20_001, "a3+")], [(10_000, [1, 2]), (30_001, [3])]),
