@@ -13,11 +13,13 @@ from typing import NamedTuple, Self
 import msgspec
 
 from oncue.errors import Invalid
+from oncue.protocol.codec import encode
 from oncue.protocol.records import Event
 from oncue.quantities import duration_text
 from oncue.rules.matching.fields import MISSING
 from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import BufferAt, Fire, FireSpan, Operator, OperatorFinding, OperatorState, Step
+from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
 from oncue.rules.operators.options import MAX_DURATION_MS, about, duration, event_path, value_at
 from oncue.rules.operators.records import DEAD, Match, Waited
 from oncue.strict_yaml.document import Node, Problems, nearest
@@ -32,6 +34,7 @@ GAPS = 100  # that a key remembers
 class Waiting(NamedTuple):
     number: int
     fire: Fire
+    nbytes: int = 0  # of the event and this
 
 
 class OrderState(OperatorState, tag="order_by", frozen=True):
@@ -71,13 +74,17 @@ class OrderState(OperatorState, tag="order_by", frozen=True):
         """Return in words which numbers the first event waits for."""
         return _numbers(self.following, self.waiting[0].number - 1)
 
+    @property
+    def is_full(self) -> bool:
+        return len(self.waiting) >= MOST or sum(each.nbytes for each in self.waiting) > WINDOW_BYTES
+
     def has_skipped(self, number: int) -> bool:
         return any(first <= number <= last for first, last in self.skipped)
 
     def drained(self, at_ms: int) -> tuple[OrderState, tuple[FireSpan, ...]]:
         """Fire the events whose turn it is."""
         following, fires = self.following, list[FireSpan]()
-        for number, fire in self.waiting:
+        for number, fire, _ in self.waiting:
             if number != following:
                 break
             fires.append(FireSpan(fire, number, number + 1, number + 1))
@@ -92,11 +99,11 @@ class OrderState(OperatorState, tag="order_by", frozen=True):
         if how != DEAD and not all_gaps:
             gap = (self.following, self.waiting[0].number - 1)
             return self._after((gap,), self.waiting[0].number, self.waiting).drained(at_ms)
-        numbers = [self.following - 1, *(number for number, _ in self.waiting)]
+        numbers = [self.following - 1, *(each.number for each in self.waiting)]
         gaps = tuple((a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1)
         why = f"order_by: {self.missing} has not come within {duration_text(self.within_ms)}"
         waited = Waited(1, 1, DEAD, why) if how == DEAD else None
-        fires = tuple(FireSpan(fire, n, n + 1, n + 1, waited) for n, fire in self.waiting)
+        fires = tuple(FireSpan(fire, n, n + 1, n + 1, waited) for n, fire, _ in self.waiting)
         return msgspec.structs.replace(self._after(gaps, numbers[-1] + 1, ()), since=at_ms), fires
 
     def _after(self, gaps: tuple[tuple[int, int], ...], following: int, waiting: tuple[Waiting, ...]) -> OrderState:
@@ -170,10 +177,11 @@ class OrderOperator(Operator[OrderState], tag="order_by", frozen=True):
             return Step(now.without_gap(number), (*fires, BufferAt(number), late))
         if repeated or number < now.following or any(number == each.number for each in now.waiting):
             return Step(now, fires, suppressed=True)
-        waiting = tuple(sorted((*now.waiting, Waiting(number, fire)), key=lambda each: each.number))
+        nbytes = stored_bytes(match.event) + len(encode(fire))
+        waiting = tuple(sorted((*now.waiting, Waiting(number, fire, nbytes)), key=lambda each: each.number))
         since = now.since if now.waiting else match.at_ms
         now, more = msgspec.structs.replace(now, waiting=waiting, since=since).drained(match.at_ms)
-        if len(now.waiting) >= MOST:
+        while now.is_full:
             now, early = now.unblocked(match.at_ms, SKIP)
             more += early
         return Step(now, (*fires, BufferAt(number), *more))

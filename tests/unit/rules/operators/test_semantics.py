@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncue.errors import RuleFileError
+from oncue.protocol.codec import encode
 from oncue.protocol.records import VERSION, Event
 from oncue.rules.explain import decide, explain
+from oncue.rules.operators.batch import WINDOW_BYTES
 from oncue.rules.operators.catalog import operator_id
 from oncue.rules.operators.records import BufferedEvent, Tick
 from oncue.rules.operators.sample import SampleOperator
@@ -345,6 +347,19 @@ def test_events_whose_turn_it_is_together_are_read_once() -> None:
     *_, closed = (fold(states, operators.match("r", "", 0, e, 0, 0), 0, at) for at, e in enumerate(given))
     assert [c.events[0].id for c in closed] == [str(n) for n in range(100)]
     assert states.released == 1
+
+
+@pytest.mark.parametrize("more", ["", "".join(f", x{n}: '${{data.field_{n} | default(0)}}'" for n in range(200))])
+def test_values_of_more_than_a_megabyte_do_not_wait_for_a_number(more: str) -> None:
+    given = rule('order_by: "${data.n}"', f"${{data.n}}', x: '${{data.x}}'{more}, y: '")
+    assert given.operators is not None
+    states = InMemoryStates()
+    text = "x" * (100 if more else 400_000)
+    for at in range(300):
+        event = Event(id=str(at), source="/s", type="t", data={"n": 2 * at, "x": text})
+        fold(states, given.operators.match("r", "", 0, event, 0, 0), 0, at)
+        assert sum(len(encode(state)) for state in states.states.values()) < WINDOW_BYTES
+        assert sum(len(each.row) for held in states.buffers.values() for each in held.values()) < WINDOW_BYTES
 
 
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=6))
