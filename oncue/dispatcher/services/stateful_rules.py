@@ -204,7 +204,8 @@ class StatefulRuleService:
             info = msgspec.structs.replace(info, windows=w.windows, waiting=w.events, closes_us=w.due_ms * 1000)
         if isinstance(self._runner, RemoteRules) and (report := self._runner.workers.rules().get(info.name)):
             why = info.why or report.reason
-            info = msgspec.structs.replace(info, fired=report.fired, suppressed=report.suppressed, why=why)
+            counts = {name: getattr(report, name) for name in ("fired", "suppressed", "shadow", "empty")}
+            info = msgspec.structs.replace(info, why=why, **counts)
         if trouble and info.state == "active":
             info = msgspec.structs.replace(info, why="; ".join(filter(None, (trouble, info.why))))
         return info
@@ -321,6 +322,7 @@ def _summed(infos: list[r.RuleInfo]) -> r.RuleInfo:
         waiting=acting.waiting,
         closes_us=acting.closes_us,
         empty=sum(info.empty for info in infos),
+        shadow=sum(info.shadow for info in infos),
         unevaluated=sum(info.unevaluated for info in infos),
         unevaluated_why=last.unevaluated_why,
         unevaluated_source=last.unevaluated_source,

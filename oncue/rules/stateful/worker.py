@@ -174,11 +174,12 @@ class StreamWorker:
         rules = []
         for name, entry in self.registry.active_rules.entries.items():
             counts = entry.counters
-            if name in windows or counts.fired or counts.suppressed or counts.failed:
+            made = counts.fired, counts.suppressed, counts.failed
+            if name in windows or any(made) or counts.shadow or counts.empty:
                 w = windows.get(name)
                 open_, events, due_ms = w if w else (0, 0, 0)
-                made, reason = (counts.fired, counts.suppressed, counts.failed), counts.last_reason[:REASON_CHARS]
-                rules.append(RuleReport(name, open_, events, due_ms, *made, reason))
+                reason = counts.last_reason[:REASON_CHARS]
+                rules.append(RuleReport(name, open_, events, due_ms, *made, reason, counts.shadow, counts.empty))
         ready = tuple(sorted(n for n, part in self.runner.parts.items() if part.ready))
         return StreamReport(VERSION, self.name, now_us(), __version__, ready, tuple(rules))
 

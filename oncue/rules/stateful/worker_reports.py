@@ -37,6 +37,8 @@ class RuleReport(Stored, frozen=True):
     suppressed: int
     failed: int
     reason: str = ""  # of the newest dead letter, or of events that were dropped
+    shadow: int = 0
+    empty: int = 0
 
 
 class StreamReport(Stored, frozen=True):
@@ -123,6 +125,8 @@ def summed(reports: Iterable[RuleReport]) -> dict[str, RuleReport]:
             one.suppressed + r.suppressed,
             one.failed + r.failed,
             r.reason or one.reason,
+            one.shadow + r.shadow,
+            one.empty + r.empty,
         )
     return found
 

@@ -91,6 +91,11 @@ def test_counters_begin_when_this_process_begins_to_read(tmp_path: Path) -> None
     with_log(tmp_path, body)
 
 
+def test_reports_have_the_firings_that_made_no_task() -> None:
+    one, two = (RuleReport("r", 0, 0, 0, 0, 0, 0, shadow=n, empty=2 * n) for n in (1, 2))
+    assert summed([one, two]) == {"r": RuleReport("r", 0, 0, 0, 0, 0, 0, shadow=3, empty=6)}
+
+
 def test_a_report_has_the_reason_why_events_were_dropped(tmp_path: Path) -> None:
     async def body(log: Log) -> None:
         workers = StreamWorkers(log, Clock())
