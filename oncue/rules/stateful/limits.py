@@ -299,8 +299,8 @@ class _RuleWork:
 def _item(closed: ClosedWindow, place: int) -> BufferedEvent:
     """Return a firing as an event of the buffer.
 
-    A firing of a single event has its source and id.
+    A firing of a single event has its source and id, unless the event may be in several windows.
     """
-    single = closed.events[0] if len(closed.events) == 1 else None
+    single = closed.events[0] if len(closed.events) == 1 and not closed.span_ms else None
     name = (single.source, single.id) if single is not None else ("", firing_id(closed).hex())
     return BufferedEvent(place, *name, encode(closed))

@@ -131,6 +131,12 @@ def test_mistakes_are_named(limits: str, message: str) -> None:
     assert message in str(e.value)
 
 
+def test_overlapping_windows_of_one_event_wait_each() -> None:
+    windows = "window: {sliding: 30s, every: 10s}, limit: {running: 1}"
+    found = run(windows, [(0, "a1")], 100_000, "${window.end}")
+    assert [(f.at_ms, f.args["n"][14:19]) for f in found] == [(10_000, "00:10"), (110_000, "00:20"), (210_000, "00:30")]
+
+
 def describe(limits: str) -> Any:
     found = rule(limits).operators
     return found.describe() if found else None
