@@ -22,7 +22,7 @@ from oncue.errors import DiskFull, LogError
 from oncue.log import Record, Topic, open_log
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode
-from oncue.protocol.topics import MATCHES
+from oncue.protocol.topics import EVENTS, MATCHES
 from oncue.rules.operators.records import MatchesRecord, Tick
 from oncue.rules.stateful import embedded_runner, sqlite_states
 from oncue.rules.stateful.fold import MARGIN_MS, TICK_WINDOWS
@@ -59,6 +59,44 @@ def test_a_batch_by_count_fires_once_with_all_its_events(tmp_path: Path) -> None
         (info,) = site.engine.rules()
         assert (info.fired, info.memory) == (2, "batch by ${data.scan} of 3 events")
         assert not await site.dead()
+
+    with_site(tmp_path, body)
+
+
+def test_a_deadline_is_told_at_once_although_its_firing_waits_or_is_dropped(tmp_path: Path) -> None:
+    async def overdue(site: Site) -> list[Any]:
+        events = [cloudevents.from_record(r.value, r.headers) for r in await all_of(site.log, EVENTS)]
+        return sorted(e.data["key"] for e in events if e.type == "oncue.overdue")
+
+    async def body(site: Site) -> None:
+        join = {"key": "${data.k}", "count": 2, "deadline": "100ms", "then": "fire"}
+        site.deploy(
+            rule("skips", join=join, limit={"running": 1, "overlap": "skip"}),
+            rule("waits", join=join, mode="paused"),
+        )
+        async with site.running():
+            await site.emit(record(1, k="a"), record(2, k="b"))
+            async with asyncio.timeout(30):
+                while len(await overdue(site)) < 4:  # noqa: ASYNC110 - a record of the log
+                    await asyncio.sleep(0.01)
+            await site.settled()
+        assert await overdue(site) == ["a", "a", "b", "b"]
+        assert len(await site.tasks()) == 1
+
+    with_site(tmp_path, body)
+
+
+def test_a_join_in_shadow_counts_only_what_would_have_run(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        site.deploy(rule(join={"key": "${data.k}", "count": 2, "deadline": "100ms"}, mode="shadow"))
+        async with site.running():
+            await site.emit(record(1, k="a"), record(2, k="b"), record(3, k="b"))
+            await site.settled()
+            while (await site.runner.summary()).get("r"):  # noqa: ASYNC110 - states of others are in files
+                await asyncio.sleep(0.01)
+            await site.settled()
+        (info,) = site.engine.rules()
+        assert (info.shadow, info.fired, len(await site.dead())) == (1, 0, 0)
 
     with_site(tmp_path, body)
 

@@ -93,12 +93,13 @@ class Waited(Stored, frozen=True):
 
     expected: tuple[str, ...] | int
     missing: tuple[str, ...] | int
-    end: str = ""  # "": the rule fires; DEAD: a dead letter; DROP: the events are only counted
+    end: str = ""  # "": the rule fires; DEAD: a dead letter; DROP: the events are only counted; TELL: see there
     why: str = ""  # in words
     overdue_ms: int = 0  # the deadline that has passed, of which an event tells; 0: none has
 
 
 DEAD, DROP = "dead", "drop"
+TELL = "tell"  # only an event tells of the deadline: the firing has to pass limiters
 
 
 class ClosedWindow(Stored, tag="closed", frozen=True):

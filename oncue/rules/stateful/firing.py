@@ -28,7 +28,7 @@ from oncue.rules.loop_turn import LoopTurn
 from oncue.rules.operators.chain import limited_key
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.overdue import not_fired, overdue_event, overdue_record
-from oncue.rules.operators.records import DEAD, DROP, ClosedWindow, RuleLimits, TaskEnd
+from oncue.rules.operators.records import DEAD, DROP, TELL, ClosedWindow, RuleLimits, TaskEnd
 from oncue.rules.rule_cost import INLINE_S, window_s
 from oncue.rules.stateful.fold import window_id_seed
 from oncue.rules.stateful.limits import firing_id
@@ -102,12 +102,17 @@ class Firer:
             if turn.is_over:
                 await turn.end()
             entry = self._active_rules().entries.get(closed.rule)
-            if entry is not None and frames.in_shadow(entry):
+            end = closed.waited.end if closed.waited is not None else ""
+            if entry is not None and entry.rule.mode == "shadow":
+                if not end and not closed.refused:
+                    frames.in_shadow(entry)
                 self._free(closed)
                 continue
             if (overdue := overdue_event(closed, window_id_seed(closed))) is not None:
                 frames.events.append(overdue_record(overdue))
-            if closed.waited is not None and closed.waited.end == DROP:
+            if end == TELL:
+                continue
+            if end == DROP:
                 counted.append(Counted(entry, 0, f"dropped: {not_fired(closed)}"))
                 continue
             if closed.refused == DROPPED:  # the fold has counted it

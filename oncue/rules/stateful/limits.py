@@ -10,7 +10,7 @@ by `LimitsState.applied`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +21,16 @@ from oncue.rules.limiters.base import DROPPED, QUEUE_BYTES, AnyLimiter, LimiterS
 from oncue.rules.limiters.catalog import MEMBERS, RANK, resolve_limiters
 from oncue.rules.limiters.pause import PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
-from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
+from oncue.rules.operators.records import (
+    TELL,
+    BufferedEvent,
+    ClosedWindow,
+    Match,
+    MatchesRecord,
+    RuleLimits,
+    TaskEnd,
+    Tick,
+)
 from oncue.rules.stateful.fold import TICK_WINDOWS, StateKey, States, fold, state_keys, window_id_seed
 
 LIMITS, PLACE = "limits", "place"  # ids of LimitsState and PlaceState
@@ -80,6 +89,20 @@ def limit_keys(closed: ClosedWindow) -> Mapping[str, str] | None:
     return closed.events[-1].limit_keys if closed.events else {}
 
 
+def _told_at_once(found: Iterable[ClosedWindow]) -> Iterator[ClosedWindow]:
+    """Yield firings, before each with a deadline one that only tells of it.
+
+    That one waits for no limiter.
+    """
+    for closed in found:
+        waited = closed.waited
+        if waited is None or not waited.overdue_ms or limit_keys(closed) is None:
+            yield closed
+            continue
+        yield msgspec.structs.replace(closed, waited=msgspec.structs.replace(waited, end=TELL))
+        yield msgspec.structs.replace(closed, waited=msgspec.structs.replace(waited, overdue_ms=0))
+
+
 def firing_id(closed: ClosedWindow) -> bytes:
     """Return the beginning of the ids of a firing's tasks."""
     return window_task_ids(window_id_seed(closed), closed.opened_ms, 1)[0][:PREFIX]
@@ -96,7 +119,7 @@ def _fold_tick(states: States, tick: Tick, partition: int, offset: int) -> list[
             work = _RuleWork(states, rule, partition, offset)
             for where in states.open(rule, operator, offset, TICK_WINDOWS):
                 found += work.release(where, None, tick.at_ms, TICK_WINDOWS)
-    for closed in fold(states, tick, partition, offset):
+    for closed in _told_at_once(fold(states, tick, partition, offset)):
         limited = limit_keys(closed) is not None
         found += _RuleWork(states, closed.rule, partition, offset).admit(closed, tick.at_ms) if limited else [closed]
     for where in due:
@@ -138,7 +161,7 @@ class _RuleWork:
             case Match():
                 limits = RuleLimits(record.rule, record.label, record.version, packed(record))
                 found = self.change(limits, record.at_ms)
-                for closed in fold(self._states, record, self._partition, self._offset):
+                for closed in _told_at_once(fold(self._states, record, self._partition, self._offset)):
                     found += self.admit(closed, record.at_ms)
                 return found
             case TaskEnd():

@@ -22,7 +22,7 @@ from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.operators.event_rows import EventRows
 from oncue.rules.operators.overdue import not_fired
-from oncue.rules.operators.records import DROP, BufferedEvent, ClosedWindow, MatchesRecord, TaskEnd, Tick
+from oncue.rules.operators.records import DROP, TELL, BufferedEvent, ClosedWindow, MatchesRecord, TaskEnd, Tick
 from oncue.rules.parsing.rule_file import Rule, RuleTest
 from oncue.rules.stateful.fold import StateKey
 from oncue.rules.stateful.limits import firing_id, fold_record
@@ -133,6 +133,8 @@ class _Clock:
         """Append a record to the partition, and run what fires."""
         self._offset += 1
         for closed in fold_record(self._states, record, 0, self._offset):
+            if closed.waited is not None and closed.waited.end == TELL:
+                continue
             firing = _of_window(self._rule, at_ms, closed)
             self.found.append(firing)
             if closed.limited:
