@@ -142,6 +142,7 @@ class Engine:
                     return True
                 work, done = self._new_work(), []
         if not done or not (commit_all or work.has_results):
+            work.count()
             return False
         await self._commit(work, done, OUTCOMES_GROUP)
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from oncue.log import open_log
 from oncue.log.base import Append, Log, Position, Record, RecordBatch
 from oncue.protocol import cloudevents, payload
 from oncue.protocol.codec import decode
+from oncue.protocol.event_types import OUTCOME_SOURCE, OUTCOME_TYPE
 from oncue.protocol.records import VERSION, DeadLetter, Deployment, Event, RuleSwitch, TaskFrame, TaskRecord
-from oncue.protocol.topics import DEAD, EVENTS, MATCHES, TaskTopics
+from oncue.protocol.topics import DEAD, EVENTS, MATCHES, RESULTS, TaskTopics
 from oncue.rules.batch_result import MAX_DEPTH
 from oncue.rules.engine import Engine
 from oncue.rules.operators.records import Match
+from oncue.rules.outcomes.outcome_batches import OutcomePart
 
 
 class Endpoints:
@@ -274,5 +276,28 @@ def test_a_match_is_not_in_the_future_wherever_it_is_made(tmp_path: Path) -> Non
         matches = [decode(Match, r.value) for r in await all_of(log, MATCHES)]
         assert [m.event.id for m in matches] == ["1", "2"]
         assert max(m.at_ms for m in matches) <= time.time_ns() // 1_000_000
+
+    with_log(tmp_path, body)
+
+
+class OneOutcome:
+    """Gives one outcome for each batch. It stands in for those that a view knows."""
+
+    async def parts(self, batch: RecordBatch, wants: object) -> AsyncIterator[OutcomePart]:
+        data = {"owner": "ann", "rule": "q", "state": "succeeded"}
+        event = Event(id="1", source=OUTCOME_SOURCE, type=f"{OUTCOME_TYPE}succeeded", data=data)
+        yield OutcomePart(RecordBatch(RESULTS, 0, [0], [Record(b"{}")]), [event], [])
+
+
+def test_outcomes_that_start_nothing_are_counted_without_a_commit(tmp_path: Path) -> None:
+    async def body(log: Log) -> None:
+        engine = Engine(log, Endpoints())
+        seen, unclear = rule("seen", mode="shadow"), rule("unclear", when="data.value.x > 1")
+        engine.update([deployed([r | {"on": {"done": "q"}} for r in (seen, unclear)])])
+        outcomes: Any = OneOutcome()
+        assert not await engine.step_outcomes([RecordBatch(RESULTS, 0, [0], [Record(b"")])], outcomes, False)
+        counts = {info.name: (info.shadow, info.unevaluated) for info in engine.rules()}
+        assert counts == {"seen": (1, 0), "unclear": (0, 1)}
+        await engine.close()
 
     with_log(tmp_path, body)
