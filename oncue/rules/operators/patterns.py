@@ -25,9 +25,13 @@ def named_patterns(node: Node, place: str, problems: Problems, parsers: Parsers)
         problems.add(node, what, remedy)
         return None
     found: dict[str, Pattern] = {}
+    written: dict[str, str] = {}
     for name, value in node.value.items():
         if not _NAME.fullmatch(name):
             problems.add(node.at_key(name), f"{place}: {name!r} is not a name", "use letters, digits, _ and -")
+        if (first := written.setdefault(pattern_hash(value), name)) != name and problems.limited:
+            what = f"{place}.{name} is the pattern of {first!r} again, and an event is of the first that it fits"
+            problems.add(value, what, "tell their events apart by `match`; to wait for several that are alike: `count`")
         pattern = parsers.pattern(value, f"{place}.{name}", problems)
         if pattern is not None:
             found[name] = pattern

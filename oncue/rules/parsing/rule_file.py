@@ -321,7 +321,13 @@ def _on(node: Node, operators: OperatorChain | None, problems: Problems) -> tupl
     patterns = operators.patterns.values() if operators else ()
     if "on" in node.value or not patterns or any(pattern.on is None for pattern in patterns):
         on = required(node, "on", "a rule", problems)
-        return on, rules_followed(on.plain()) if on else None
+        followed = rules_followed(on.plain()) if on else None
+        if on and operators and problems.limited:
+            for name, pattern in operators.patterns.items():
+                if pattern.on is not None and (pattern.follows is None) != (followed is None):
+                    what = f"`on` and the pattern {name!r}: one is about events, the other about outcomes of tasks"
+                    problems.add(on, what, "nothing is both; leave `on` out, or that of the pattern")
+        return on, followed
     follows = [pattern.follows for pattern in patterns if pattern.follows is not None]
     if not follows:
         return None, None

@@ -50,6 +50,10 @@ def test_a_rule_hears_the_events_of_all_patterns(patterns: str, follows: tuple[s
         ("absent: {after: scans, expect: {match: {data.n: 1}}, within: 1s}", "a rule lacks the key 'on'"),
         ("absent: {after: scans, expect: darkes, within: 1s}", "there is no trigger 'darkes'"),
         (join("{x: {on: {done: c}}}"), "there is no rule 'c'"),
+        (join("{x: {match: {data.n: 1}}, y: {on: {done: a}}}") + ", on: scans", "`on` and the pattern 'y': one is"),
+        (join("{x: {match: {data.n: 1}}, y: scans}") + ", on: {done: a}", "`on` and the pattern 'y': one is about"),
+        (join("{x: scans, y: scans}"), "join.all.y is the pattern of 'x' again, and an event is of the first"),
+        ("sequence: {steps: [{x: scans}, {y: scans}], within: 1s}", "sequence.steps.y is the pattern of 'x' again"),
         (join("{x: {on: scans, match: {data.n: {gt: 1, lt: 0}}}}"), "data.n"),
     ],
 )
