@@ -6,11 +6,11 @@ The rule fires at the end of the time, with the event that began it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Self
 
 import msgspec
 
+from oncue.ids import event_digest
 from oncue.quantities import duration_text
 from oncue.rules.operators.base import (
     BUFFER,
@@ -111,11 +111,12 @@ class AbsentOperator(Operator[AbsentState], tag="absent", frozen=True):
             return Step(now, tuple(effects), suppressed=True)
         fire = Fire.of("absent", match, offset)
         until = match.at_ms + self.within_ms
-        return Step(AbsentState(offset, self.within_ms, until, fire, _mark(match)), (*effects, BUFFER))
+        mark = event_digest(match.event.source, match.event.id)
+        return Step(AbsentState(offset, self.within_ms, until, fire, mark), (*effects, BUFFER))
 
     def _is_last(self, now: AbsentState, match: Match) -> bool:
         """Return True if the event is told again that began to wait last."""
-        return now.mark == _mark(match)
+        return now.mark == event_digest(match.event.source, match.event.id)
 
     def describe(self) -> str:
         return f"absent{self.by_key()}: {self._wanted()}"
@@ -134,7 +135,3 @@ class AbsentOperator(Operator[AbsentState], tag="absent", frozen=True):
         if waits and EXPECT not in names:
             return OperatorFinding(False, f"another event began to wait before; {found}", wanted)
         return OperatorFinding(True, found, wanted, f"it fires in {duration_text(self.within_ms)} if nothing comes")
-
-
-def _mark(match: Match) -> bytes:
-    return blake2b(f"{match.event.source}\0{match.event.id}".encode(), digest_size=8).digest()

@@ -7,11 +7,11 @@ to the deadline begins with the first of them. What then has not come is named.
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, Self
 
 import msgspec
 
+from oncue.ids import DIGEST_BYTES, event_digest
 from oncue.quantities import duration_text
 from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.base import BUFFER, Close, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
@@ -24,7 +24,6 @@ from oncue.strict_yaml.document import Node, Problems, nearest
 
 FIRE = "fire"
 ENDS = (FIRE, DEAD, DROP)
-MARK_BYTES = 8  # of an event's source and id
 SHOWN = 20  # names in a text
 
 
@@ -130,7 +129,7 @@ def _when(reason: str, deadline_ms: int) -> str:
 
 def _has(marks: bytes, mark: bytes) -> bool:
     at = marks.find(mark)
-    while at >= 0 and at % MARK_BYTES:
+    while at >= 0 and at % DIGEST_BYTES:
         at = marks.find(mark, at + 1)
     return at >= 0
 
@@ -201,7 +200,7 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
                 now, close = now.ended(now.until, offset, "deadline")
                 effects.append(close)
             now = now if match.at_ms < now.until else None
-        mark = blake2b(f"{match.event.source}\0{match.event.id}".encode(), digest_size=MARK_BYTES).digest()
+        mark = event_digest(match.event.source, match.event.id)
         now = now or JoinState(offset)
         if now.has(mark) or (now.first is None and match.event.name in now.late):
             return Step(msgspec.structs.replace(now, applied=offset), tuple(effects), suppressed=True)

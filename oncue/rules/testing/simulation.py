@@ -86,7 +86,6 @@ class SimulatedFiring(msgspec.Struct, frozen=True):
     args: Any  # of the run, or a list of those of all runs
     trouble: str = ""  # reason of a dead letter
     dropped: str = ""  # why the events were only counted
-    overdue: bool = False  # an event tells that the deadline has passed
 
 
 def simulate(rule: Rule, events: Sequence[tuple[int, Event]], takes_ms: int = 0) -> list[SimulatedFiring]:
@@ -168,17 +167,16 @@ def _of_window(rule: Rule, at_ms: int, closed: ClosedWindow) -> SimulatedFiring:
     if closed.refused:
         return SimulatedFiring(at_ms, len(closed.events), None, closed.refused)
     waited = closed.waited
-    overdue = waited is not None and waited.overdue_ms > 0
     if waited is not None and waited.end:
         why = not_fired(closed)
         trouble, dropped = ("", why) if waited.end == DROP else (why, "")
-        return SimulatedFiring(at_ms, len(closed.events), None, trouble, dropped, overdue)
+        return SimulatedFiring(at_ms, len(closed.events), None, trouble, dropped)
     rows = EventRows.of(closed)
     try:
         args = task_arguments(rule, rows)
     except Invalid as e:
-        return SimulatedFiring(at_ms, len(closed.events), None, e.message, overdue=overdue)
-    return SimulatedFiring(at_ms, len(closed.events), args, dropped=_empty(rule, args), overdue=overdue)
+        return SimulatedFiring(at_ms, len(closed.events), None, e.message)
+    return SimulatedFiring(at_ms, len(closed.events), args, dropped=_empty(rule, args))
 
 
 def _empty(rule: Rule, args: Any) -> str:
