@@ -145,7 +145,9 @@ class OperatorChain(msgspec.Struct, frozen=True):
         name, expected, is_buffered = self._select(event)
         row = _packed(self.needs.row(event, name)) if is_buffered else EMPTY_ROW
         size, depth = self.last.measure(event) if self.last is not None else 0, chain_depth(event)
-        keys = {o.limiter.name(): _rendered(o.key, event) for o in self.limiters if o.key} if self.limiters else None
+        keys = None
+        if self.limiters:
+            keys = {o.limiter.name(): _rendered(o.key, event) for o in self.limiters if o.key and is_buffered}
         buffered = BufferedEvent(-1, event.source, event.id, row, size, mark_us, name, depth, keys)
         limiters = tuple(each.packed for each in self.limiters)
         return Match(VERSION, rule, label, version, at_ms, stages, self.needs.names, buffered, expected, limiters)

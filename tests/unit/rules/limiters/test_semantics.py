@@ -137,6 +137,19 @@ def test_overlapping_windows_of_one_event_wait_each() -> None:
     assert [(f.at_ms, f.args["n"][14:19]) for f in found] == [(10_000, "00:10"), (110_000, "00:20"), (210_000, "00:30")]
 
 
+def test_an_event_that_fires_nothing_needs_no_key_of_a_limit() -> None:
+    absent = "absent: {after: {match: {data.n: 1}}, expect: {match: {data.n: 2}}, within: 10s}"
+    given = rule(f'{absent}, limit: {{running: 1, key: "${{data.k}}"}}')
+    events = [(at, Event(id=str(n), source="/s", type="t", data=data)) for at, n, data in (
+        (0, 1, {"n": 1, "k": "a"}), (1, 2, {"n": 2}), (2, 3, {"n": 1, "k": "a"}), (3, 4, {"n": 1}),
+    )]  # fmt: skip
+    found = simulate(given, events)
+    assert [(f.at_ms, f.args, f.trouble[:20]) for f in found] == [
+        (3, None, "limit.key: the event"),
+        (10_002, {"n": 1}, ""),
+    ]
+
+
 def describe(limits: str) -> Any:
     found = rule(limits).operators
     return found.describe() if found else None
