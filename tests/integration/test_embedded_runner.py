@@ -86,6 +86,25 @@ def test_a_deadline_is_told_at_once_although_its_firing_waits_or_is_dropped(tmp_
     with_site(tmp_path, body)
 
 
+def test_operators_keep_their_states_while_their_rule_is_paused(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        dedupe, args = {"key": "${data.k}", "ttl": "1h"}, {"n": "${data.n}"}
+        async with site.running():
+            for version, more in enumerate(({}, {"mode": "paused"}, {}), 1):
+                site.deploy(rule(args=args, dedupe=dedupe, **more), version=version)
+                again = [record(100 * version + n, k=n) for n in range(8)]
+                await site.emit(*again, record(100 * version + 8, k=f"new {version}"))
+                await site.settled()
+            await site.until(lambda: at_least(site, 11))
+            await site.settled()
+        assert sorted(a["n"] for a in await site.arguments()) == [*range(100, 109), 208, 308]
+
+    async def at_least(site: Site, tasks: int) -> bool:
+        return len(await site.tasks()) >= tasks
+
+    with_site(tmp_path, body)
+
+
 def test_a_join_in_shadow_counts_only_what_would_have_run(tmp_path: Path) -> None:
     async def body(site: Site) -> None:
         site.deploy(rule(join={"key": "${data.k}", "count": 2, "deadline": "100ms"}, mode="shadow"))

@@ -71,6 +71,10 @@ class Limiter(Stored, Generic[S], frozen=True):
         """Parse the limiter's mapping in a rule file, whose keys are checked."""
         raise NotImplementedError
 
+    def counts_all(self) -> bool:
+        """Return True if it needs all firings of a rule in one partition."""
+        return True
+
     def admit(self, state: S, at_ms: int) -> Verdict:
         """Return what becomes of a firing that comes now."""
         raise NotImplementedError

@@ -25,6 +25,13 @@ class PauseLimiter(Limiter[PauseState], tag="mode", frozen=True):
     OPTIONS = ()
     EXAMPLE = "paused"
 
+    def counts_all(self) -> bool:
+        """Return False if all firings wait.
+
+        So operators keep their states while the rule is paused.
+        """
+        return self.latest
+
     def admit(self, state: PauseState, at_ms: int) -> Verdict:
         return Verdict.REPLACE if self.latest else Verdict.QUEUE
 

@@ -158,7 +158,7 @@ class OperatorChain(msgspec.Struct, frozen=True):
         Events with a common state are in one partition. Events of operators with different keys
         have only the rule in common, and so have the events and outcomes of a rule with limiters.
         """
-        if not self.operators or self.limiters:
+        if not self.operators or any(each.limiter.counts_all() for each in self.limiters):
             return limited_key(match.rule)
         keys = {o.operator.key for o in self.operators}
         return f"{match.rule}\0{match.stages[0].key if len(keys) == 1 and self._same_keys else ''}".encode()
