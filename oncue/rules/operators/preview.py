@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from oncue.protocol.api import ExplainStep
+from oncue.rules.limiters.base import LimiterState
 from oncue.rules.operators.base import OperatorState
 from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.operators.records import Match
@@ -18,7 +19,7 @@ class OperatorPreview(NamedTuple):
     passes: bool  # no operator suppresses the event
     why: str
     steps: tuple[ExplainStep, ...]
-    buffered: bool = False  # an operator holds the event
+    buffered: bool = False  # an operator or a limit holds the event, or may do so
 
 
 def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorState | None, bool]]) -> OperatorPreview:
@@ -29,8 +30,8 @@ def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorS
     """
     steps: list[ExplainStep] = []
     why = ""
-    buffered = any(known for _, known in states)
     of_limiters = states[len(chain.operators) + 1 :]
+    buffered = any(known for _, known in states) or _may_wait(chain, of_limiters)
     for compiled, stage, (state, known) in zip(chain.operators, match.stages, states, strict=False):
         name = compiled.operator.describe()
         finding = compiled.operator.preview(state, match, stage.key, known)
@@ -49,3 +50,12 @@ def preview(chain: OperatorChain, match: Match, states: Sequence[tuple[OperatorS
             return OperatorPreview(False, f"{name}: {finding.found}", tuple(steps), buffered)
         why = "; ".join(filter(None, (why, finding.why)))
     return OperatorPreview(True, why, tuple(steps), buffered)
+
+
+def _may_wait(chain: OperatorChain, of_limiters: Sequence[tuple[OperatorState | None, bool]]) -> bool:
+    """Return True if a firing that waits may have the event.
+
+    Of a firing of several events, the queue does not know each.
+    """
+    many = chain.last is not None and chain.last.FIRES_MANY
+    return many and any(isinstance(state, LimiterState) and state.queued > 0 for state, _ in of_limiters)

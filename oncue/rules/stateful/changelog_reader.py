@@ -44,9 +44,8 @@ class ChangelogReader:
                 newest = await self._newest(part, wanted_keys(wheres, key))
         except TimeoutError:
             why = f"the states of its windows could not be read in {READ_S:.0f} s"
-            return OperatorPreview(
-                True, why, (ExplainStep(condition=operators.describe(), holds=True, found=why, wanted="to know"),)
-            )
+            step = ExplainStep(condition=operators.describe(), holds=True, found=why, wanted="to know")
+            return OperatorPreview(True, why, (step,), buffered=True)
         return preview(operators, match, states_in(newest, wheres, key))
 
     async def _newest(self, part: int, wanted: set[bytes]) -> dict[bytes, bytes]:

@@ -37,11 +37,12 @@ class Verdict(Stored, frozen=True):
     kind: str
     condition: str = ""  # NO: the first one that does not hold
     why: str = ""
-    suppresses: bool = False  # MATCHED: the operators may drop the event
+    suppresses: bool = False  # MATCHED: the operators may drop the event, or make no task of it
     label: str = ""  # of the rule's file
     held: int = 0  # NO: so many conditions hold
     args: str = ""  # FIRES, if they are asked for: the arguments as JSON, shortened
     args_hash: bytes = b""
+    holds: bool = False  # MATCHED: an operator or a limit may hold the event
 
 
 class SurveyAnswer(Stored, frozen=True):

@@ -16,6 +16,7 @@ from oncue.errors import Invalid, OncueError
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import Event
+from oncue.rules.active_rules import MODE_WHY
 from oncue.rules.evaluation.worker import resident_bytes, serve
 from oncue.rules.explain import EMPTY_LIST, decide, explain, rendered
 from oncue.rules.matching.index import Index
@@ -23,7 +24,7 @@ from oncue.rules.parsing.rule_file import Rule, RuleSet, parse
 from oncue.rules.survey.messages import FAILED, FIRES, MATCHED, NO, RuleText, SurveyAnswer, SurveyQuestion, Verdict
 
 FEW_RULES = 50  # of more, only those that the index finds are tested, so others give no reason
-DISABLED = "enabled: false"
+DISABLED, SHADOW = "enabled: false", "mode: shadow"
 ARGS_CHARS = 500
 CHARS = 300  # of a condition or a reason
 
@@ -105,6 +106,8 @@ def _verdict(rule: Rule, event: Event, with_args: bool) -> Verdict | None:
 
 
 def _of_match(rule: Rule, event: Event, with_args: bool) -> Verdict:
+    if rule.mode == "shadow":
+        return Verdict(rule.name, NO, SHADOW, MODE_WHY["shadow"], held=len(rule.conditions) + 1)
     if rule.operators is None:
         args, trouble = rendered(rule, event)
         if args == [] and rule.has_items:
@@ -116,8 +119,11 @@ def _of_match(rule: Rule, event: Event, with_args: bool) -> Verdict:
         rule.operators.match(rule.name, "", 0, event, 0, 0)
     except Invalid as e:
         return Verdict(rule.name, FAILED, why=e.message[:CHARS])
-    suppresses = bool(rule.operators.limiters) or any(o.operator.SUPPRESSES for o in rule.operators.operators)
-    return Verdict(rule.name, MATCHED, why=rule.operators.describe()[:CHARS], suppresses=suppresses)
+    limits, operators = bool(rule.operators.limiters), [each.operator for each in rule.operators.operators]
+    # A firing may have an empty list for `for_each`: then it has no task.
+    suppresses = limits or rule.has_items or any(operator.SUPPRESSES for operator in operators)
+    holds = limits or any(operator.BUFFERS for operator in operators)
+    return Verdict(rule.name, MATCHED, why=rule.operators.describe()[:CHARS], suppresses=suppresses, holds=holds)
 
 
 def _with_args(rule: Rule, args: Any) -> Verdict:

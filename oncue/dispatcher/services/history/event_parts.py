@@ -52,6 +52,7 @@ def needs_preview(account: EventAccount, verdicts: Iterable[Verdict], at: Circum
         HeldUp(v.rule, account.row.event, v)
         for v in verdicts
         if v.kind == survey.MATCHED
+        and v.holds
         and at.folded
         and at.reached(account.row.offset)
         and v.rule not in told

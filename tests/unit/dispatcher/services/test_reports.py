@@ -1,0 +1,71 @@
+"""ReportService: what became of events, as the rules of then, operators and limits tell."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from oncue.dispatcher.services.history.reports import ReportFilter, ReportService
+from oncue.protocol.api import ReportItem
+from oncue.protocol.records import Event
+from oncue.rules.survey.surveyor import Surveyor
+from tests.unit.dispatcher.services.rule_site import RuleSite, with_rules
+from tests.unit.dispatcher.services.service_site import ADA
+from tests.unit.dispatcher.services.test_stateful_rules import deploy, until_folded
+
+RULE = "rules:\n  - name: r\n    on: {{type: scan}}\n    {keys}\n    run: {{function: f, endpoint: local{run}}}\n"
+NONE_OF_EACH = ', for_each: "${first.data.empty}", args: ["${item}"]'
+FOLDING = "the operators of the rule have not come to it yet"
+SINGLE = ', for_each: "${data.empty}", args: ["${item}"]'
+
+
+def scan(number: int) -> Event:
+    return Event(id=str(number), source="/s", type="scan", data={"n": number, "empty": []})
+
+
+async def report(rules: RuleSite) -> list[ReportItem]:
+    surveyor = Surveyor()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(surveyor.close)
+        service = ReportService(rules.context, rules.deployed, rules.stateful, surveyor)
+        return list((await service.page(ADA, ReportFilter())).items)
+
+
+@pytest.mark.parametrize(
+    ("keys", "run", "why"),
+    [
+        ("mode: shadow", "", "runs nothing"),
+        ("mode: shadow\n    batch: {count: 1}", "", "runs nothing"),
+        ("", SINGLE, "the list of `for_each` is empty"),
+        ("batch: {count: 1}", NONE_OF_EACH, "left it out"),
+    ],
+)
+def test_an_event_of_which_a_rule_makes_no_task_is_passed_over(tmp_path: Path, keys: str, run: str, why: str) -> None:
+    async def work(rules: RuleSite) -> None:
+        await deploy(rules, RULE.format(keys=keys, run=run))
+        await rules.emit(scan(1))
+
+        (item,) = await report(rules)
+        while item.reasons[0].why == FOLDING:
+            (item,) = await report(rules)
+
+        assert (item.state, len(item.reasons)) == ("passed over", 1)
+        assert why in item.reasons[0].why
+
+    with_rules(tmp_path, work)
+
+
+def test_the_events_of_a_batch_that_waits_for_a_limit_are_waiting(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        await deploy(rules, RULE.format(keys="batch: {count: 2}\n    limit: {running: 1}", run=""))
+        await rules.emit(*(scan(n) for n in range(5)))
+        await until_folded(rules, "r", 3)
+
+        items = await report(rules)
+
+        assert [item.state for item in items] == ["waiting"] * 5
+        assert [item.tasks for item in items] == [1, 1, 0, 0, 0]
+
+    with_rules(tmp_path, work)
