@@ -73,11 +73,11 @@ def simulate(
 
 
 def _text(file: str, set_: tuple[str, ...], env: tuple[str, ...]) -> str:
-    try:
-        filled = values_of(set_, env).filled(Path(file).read_bytes(), file)
-        return filled if isinstance(filled, str) else filled.decode()
-    except (OSError, UnicodeDecodeError) as e:
-        raise Invalid(f"{file} cannot be read: {e}", remedy="give the path of a rule file (YAML)") from None
+    """Return the text of a rule file in YAML or Python, checked as a deploy does."""
+    from oncue.cli.rule_files import read
+
+    (rules,) = read([file], values_of(set_, env))
+    return rules.text
 
 
 def _show(

@@ -72,7 +72,9 @@ class ReplayService:
             raise NotFound(f"there is no rule {name!r}", remedy="`oncue rules` lists those that are deployed")
         state, why = entry.state
         if state != "active":
-            raise Conflict(f"the rule {name!r} is {state}: {why}", remedy=f"oncue rules enable {name}")
+            by_file = "" if entry.paused else f"deploy it without `mode: {state}`"
+            remedy = f"oncue rules enable {name}" if state == "disabled" else by_file
+            raise Conflict(f"the rule {name!r} is {state}: {why}", remedy=remedy)
         if entry.rule.operators is not None:
             raise Conflict(
                 f"the rule {name!r} has operators or limits, whose states are those of the events that arrive now",
