@@ -51,11 +51,11 @@ def collecting() -> Iterator[list[DeclaredRule]]:
         _collected = before
 
 
-def rule(*, on: Any, name: str = "", **keys: Any) -> Callable[[F], F]:
+def rule(*, on: Any = None, name: str = "", **keys: Any) -> Callable[[F], F]:
     """Declare a rule that runs the function below. The function stays as it is.
 
     on: oncue.file(...), oncue.webhook(...), oncue.done(...), a trigger's name, a list of these, or
-    attributes of events as in a rule file.
+    attributes of events as in a rule file. Rules whose patterns have `on` (join ...) need none.
     name: of the rule; default: the function's.
     keys: the keys of a rule (match, when, retry, batch ...) and of its `run` (endpoint, args ...).
 

@@ -79,10 +79,27 @@ Triggers = dict[int, tuple[str, DeclaredTrigger]]  # by id: two rules may share 
 def _triggers(rules: list[DeclaredRule]) -> Triggers:
     found: Triggers = {}
     for rule in rules:
-        for on in rule.on if isinstance(rule.on, list) else [rule.on]:
-            if isinstance(on, DeclaredTrigger):
-                found.setdefault(id(on), (on.name or f"{rule.name}-{on.kind}", on))
+        for on in _declared([rule.on, rule.keys]):
+            found.setdefault(id(on), (on.name or f"{rule.name}-{on.kind}", on))
     return found
+
+
+def _declared(value: Any) -> Iterator[DeclaredTrigger]:
+    """Yield the triggers of `on` and of patterns, as in `join`."""
+    if isinstance(value, DeclaredTrigger):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _declared(each)
+
+
+def _named(value: Any, triggers: Triggers) -> Any:
+    """Return a value with the names of its triggers."""
+    if isinstance(value, DeclaredTrigger):
+        return triggers[id(value)][0]
+    if isinstance(value, dict):
+        return {key: _named(each, triggers) for key, each in value.items()}
+    return [_named(each, triggers) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _rule(rule: DeclaredRule, file: str, triggers: Triggers) -> dict[str, Any]:
@@ -91,14 +108,11 @@ def _rule(rule: DeclaredRule, file: str, triggers: Triggers) -> dict[str, Any]:
     from oncue.rules.parsing.rule_run import RUN_KEYS
 
     of_rule = {*RULE_KEYS, *CATALOGUE.members}
-    run = {key: value for key, value in rule.keys.items() if key in RUN_KEYS and key not in of_rule}
-    keys = {key: value for key, value in rule.keys.items() if key not in run}
-    named = [
-        triggers[id(on)][0] if id(on) in triggers else on
-        for on in (rule.on if isinstance(rule.on, list) else [rule.on])
-    ]
-    on = named if isinstance(rule.on, list) else named[0]
-    return {"name": rule.name, "on": on, **keys, "run": {"function": f"{file}:{rule.function}", **run}}
+    given = _named(rule.keys, triggers)
+    run = {key: value for key, value in given.items() if key in RUN_KEYS and key not in of_rule}
+    keys = {key: value for key, value in given.items() if key not in run}
+    on = {} if rule.on is None else {"on": _named(rule.on, triggers)}
+    return {"name": rule.name, **on, **keys, "run": {"function": f"{file}:{rule.function}", **run}}
 
 
 def line_of(path: str, line: int) -> int:

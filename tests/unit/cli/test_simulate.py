@@ -48,7 +48,7 @@ def test_rules_in_python_are_simulated(tmp_path: Path, sent: list[SimulateReques
 
     run(str(tmp_path / "tomo.py"), "--set", "site=polaris")
 
-    assert 'endpoint: "polaris"' in sent[0].text
+    assert '"endpoint": "polaris"' in sent[0].text
     assert "def tomo" not in sent[0].text
 
 

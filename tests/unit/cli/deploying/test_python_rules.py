@@ -80,6 +80,44 @@ def test_they_are_those_of_a_rule_file(folder: Path) -> None:
     assert read(["tomo.py"])[0].text == made.text
 
 
+PATTERNS = """import oncue
+
+raws, darks = oncue.file("/raw", name="raws"), oncue.file("/dark", name="darks")
+KEY = "${data.scan}"
+
+
+@oncue.rule(on=[raws, darks], join={"key": KEY, "all": {"raw": raws, "dark": darks}, "deadline": "1h"})
+def named():
+    pass
+
+
+@oncue.rule(join={"key": KEY, "all": {"raw": {"on": raws}, "other": {"on": {"type": "x"}}}, "deadline": "1h"})
+def alone():
+    pass
+"""
+SAME_PATTERNS = """
+triggers:
+  - {name: raws, kind: file, path: /raw}
+  - {name: darks, kind: file, path: /dark}
+rules:
+  - name: named
+    on: [raws, darks]
+    join: {key: "${data.scan}", all: {raw: raws, dark: darks}, deadline: 1h}
+    run: {function: tomo.py:named}
+  - name: alone
+    join: {key: "${data.scan}", all: {raw: {on: raws}, other: {on: {type: x}}}, deadline: 1h}
+    run: {function: tomo.py:alone}
+"""
+
+
+def test_triggers_may_stand_in_patterns_which_need_no_on(folder: Path) -> None:
+    (made,) = read([write(PATTERNS)])
+    (same,) = read([write(SAME_PATTERNS, "same.yaml")])
+
+    assert [t.name for t in made.triggers] == [t.name for t in same.triggers]
+    assert [r.source for r in made.rules] == [r.source for r in same.rules]
+
+
 def test_their_functions_are_packed_as_ever(folder: Path) -> None:
     prepared = prepare([write(PYTHON)], "", Values(), prune=False, note="", replace=False)
 
