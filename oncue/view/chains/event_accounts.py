@@ -19,6 +19,7 @@ from oncue.view.bulk_sql import fetch
 from oncue.view.chains.causes import LONGEST
 from oncue.view.chains.letter_rows import place_digest
 from oncue.view.event_lists import COLUMNS, EventRow, event_row
+from oncue.view.lists import take
 from oncue.view.lookups import DeadRow, dead_letter
 
 PART = 50  # events whose tasks are read together
@@ -66,22 +67,26 @@ class EventAccount(NamedTuple):
 def page(
     db: sqlite3.Connection, since_us: int, until_us: int, after: int, limit: int, call_of: CallOf
 ) -> tuple[list[EventAccount], int | None]:
-    """Return accounts of events that were stored in this time, and the next cursor."""
+    """Return accounts of events that were stored in this time, and the next cursor.
+
+    The events of a page have a few MB.
+    """
     since_ms, until_ms = since_us // 1000, until_us // 1000 if until_us else _FOREVER
     low, high = db.execute(_BOUNDS, (since_ms, until_ms)).fetchone()
     if low is None:
         return [], None
     given = (max(after, low - 1), high, since_ms, until_ms, limit + 1)
-    rows = [(n, event_row(*rest)) for n, *rest in db.execute(_EVENTS, given).fetchall()]
+    taken, more = take(db.execute(_EVENTS, given), limit)
+    rows = [(n, event_row(*rest)) for n, *rest in taken]
     found: list[EventAccount] = []
     tasks = 0
-    for at in range(0, min(limit, len(rows)), PART):
-        part = _part(db, rows[at : min(limit, at + PART)], call_of)
+    for at in range(0, len(rows), PART):
+        part = _part(db, rows[at : at + PART], call_of)
         found += part
         tasks += sum(len(account.tasks) for account in part)
         if tasks > PAGE_TASKS:
             break
-    return found, found[-1].n if len(found) < len(rows) else None
+    return found, found[-1].n if more or len(found) < len(rows) else None
 
 
 def _part(db: sqlite3.Connection, rows: Sequence[tuple[int, EventRow]], call_of: CallOf) -> list[EventAccount]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oncue.dispatcher.services.history.reports import ReportFilter, ReportService
@@ -67,5 +68,20 @@ def test_the_events_of_a_batch_that_waits_for_a_limit_are_waiting(tmp_path: Path
 
         assert [item.state for item in items] == ["waiting"] * 5
         assert [item.tasks for item in items] == [1, 1, 0, 0, 0]
+
+    with_rules(tmp_path, work)
+
+
+def test_a_page_has_few_large_events(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        events = [msgspec.structs.replace(scan(n), data="x" * 900_000) for n in range(7)]
+        await rules.emit(*events)
+
+        found, cursor = await rules.context.view.accounts(0, 0, 0, 1_000)
+        rest, last = await rules.context.view.accounts(0, 0, cursor or 0, 1_000)
+
+        assert [account.row.event.id for account in (*found, *rest)][:6] == ["0", "1", "2", "3", "4", "5"]
+        assert (len(found), len(rest)) == (3, 3)
+        assert last is not None
 
     with_rules(tmp_path, work)
