@@ -55,6 +55,8 @@ class StatefulRunner(Protocol):
 
     async def preview(self, entry: ActiveRule, event: Event) -> OperatorPreview: ...
 
+    async def buffers(self, entry: ActiveRule, events: Sequence[Event]) -> list[bool]: ...
+
     async def summary(self) -> dict[str, WindowSummary]: ...
 
     async def queues(self, rule: str, limiters: Sequence[str]) -> list[Queue]: ...
@@ -266,15 +268,12 @@ class StatefulRuleService:
             at, markers = await self._context.log.committed(KAFKA_GROUP), 1  # of the last transaction
         return all(at.get(partition, 0) >= end - markers for partition, end in ends.items())
 
-    async def buffers(self, rule: str, event: Event) -> bool:
-        """Return True if an operator of the rule holds the event."""
+    async def buffers(self, rule: str, events: Sequence[Event]) -> list[bool]:
+        """Return for each event if an operator or a limit of the rule holds it."""
         entry = self._deployed.engine.active_rules.entries.get(rule)
         if entry is None or self._runner is None:
-            return False
-        try:
-            return (await self._runner.preview(entry, event)).buffered
-        except Invalid:  # it lacks a field that a newer version of the rule needs
-            return False
+            return [False] * len(events)
+        return await self._runner.buffers(entry, events)
 
     async def update_metrics(self) -> None:
         """Bring the rules' counters and gauges up to date for /metrics."""

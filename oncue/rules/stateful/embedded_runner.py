@@ -14,6 +14,7 @@ which the server recognises. After both nothing is repeated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from oncue.clocks.process import now_ms
+from oncue.errors import Invalid
 from oncue.log.base import Log, Reader, RecordBatch, partition_of
 from oncue.protocol.records import Deployment, Event
 from oncue.protocol.topics import MATCHES
@@ -209,6 +211,14 @@ class EmbeddedRunner:
         part = partition_of(operators.partition_key(match), self._partitions)
         found = await self._call(store.states_of, part, all_state_keys(match), event.source, event.id)
         return preview(operators, match, found)
+
+    async def buffers(self, entry: ActiveRule, events: Sequence[Event]) -> list[bool]:
+        """Return for each event if an operator or a limit of the rule holds it."""
+        held = [False] * len(events)
+        for number, event in enumerate(events):
+            with contextlib.suppress(Invalid):  # it lacks a field that a newer version of the rule needs
+                held[number] = (await self.preview(entry, event)).buffered
+        return held
 
     async def summary(self) -> dict[str, WindowSummary]:
         """Return rule -> summary, of rules with open windows."""

@@ -62,6 +62,10 @@ class RemoteRules:
         """
         return await self._changelog.preview(entry, event)
 
+    async def buffers(self, entry: ActiveRule, events: Sequence[Event]) -> list[bool]:
+        """Return for each event if an operator or a limit of the rule holds it."""
+        return await self._changelog.buffers(entry, events)
+
 
 def expired_matches(numbers: Sequence[int]) -> str:
     return (

@@ -158,3 +158,7 @@ class ServerRunner:
         Raises Invalid.
         """
         return await self._changelog.preview(entry, event)
+
+    async def buffers(self, entry: ActiveRule, events: Sequence[Event]) -> list[bool]:
+        """Return for each event if an operator or a limit of the rule holds it."""
+        return await self._changelog.buffers(entry, events)

@@ -15,7 +15,6 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.history.rules_then import RulesThen
 from oncue.protocol import api as r
 from oncue.protocol.api.reports import DONE, FAILED, MISSING, PASSED_OVER, REPORT_STATES, WAITING
-from oncue.protocol.records import Event
 from oncue.rules.survey import messages as survey
 from oncue.rules.survey.messages import Verdict
 from oncue.task_lifecycle import State
@@ -37,27 +36,12 @@ class Circumstances(NamedTuple):
     why: Callable[[bytes], str]  # of a task that failed
 
 
-class HeldUp(NamedTuple):
-    """An event of which only the operators know whether they hold it."""
-
-    rule: str
-    event: Event
-    verdict: Verdict
-
-
-def needs_preview(account: EventAccount, verdicts: Iterable[Verdict], at: Circumstances) -> list[HeldUp]:
+def needs_preview(account: EventAccount, verdicts: Iterable[Verdict], at: Circumstances) -> list[str]:
     """Return the rules whose operators have to be asked about the event."""
     told = _told(account, at)
-    return [
-        HeldUp(v.rule, account.row.event, v)
-        for v in verdicts
-        if v.kind == survey.MATCHED
-        and v.holds
-        and at.folded
-        and at.reached(account.row.offset)
-        and v.rule not in told
-        and "" not in told
-    ]
+    if "" in told or not at.folded or not at.reached(account.row.offset):
+        return []
+    return [v.rule for v in verdicts if v.kind == survey.MATCHED and v.holds and v.rule not in told]
 
 
 def _told(account: EventAccount, at: Circumstances) -> set[str]:

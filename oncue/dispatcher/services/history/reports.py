@@ -14,7 +14,7 @@ from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
 from oncue.dispatcher.services.history.cursors import position
-from oncue.dispatcher.services.history.event_parts import Circumstances, HeldUp, needs_preview, reasons, stages
+from oncue.dispatcher.services.history.event_parts import Circumstances, needs_preview, reasons, stages
 from oncue.dispatcher.services.history.rules_then import RulesThen
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
 from oncue.dispatcher.services.task_info import task_info
@@ -148,14 +148,16 @@ class ReportService:
         """Return the rules whose operators hold each event, and True if some hold none."""
         held: dict[int, set[str]] = {}
         again = False
-        asked: list[tuple[int, HeldUp]] = []
+        asked: dict[str, list[tuple[int, Event]]] = {}
         for account, found in zip(accounts, verdicts, strict=True):
-            asked += [(account.n, each) for each in needs_preview(account, found, at)]
-        for n, each in asked:
-            if await self._stateful.buffers(each.rule, each.event):
-                held.setdefault(n, set()).add(each.rule)
-            else:
-                again = True
+            for rule in needs_preview(account, found, at):
+                asked.setdefault(rule, []).append((account.n, account.row.event))
+        for rule, events in asked.items():
+            answers = await self._stateful.buffers(rule, [event for _, event in events])
+            for (n, _), holds in zip(events, answers, strict=True):
+                again = again or not holds
+                if holds:
+                    held.setdefault(n, set()).add(rule)
         return held, again
 
     async def _failures(self, accounts: Sequence[EventAccount]) -> Callable[[bytes], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ from oncue.errors import Invalid
 from oncue.log import Log, Record, Topic, open_log
 from oncue.log.base import RecordBatch as LogBatch
 from oncue.log.base import partition_of
+from oncue.log.partition import read_partition
 from oncue.protocol.codec import decode, encode
 from oncue.protocol.records import VERSION, Deployment, EndpointRecord, Event, RuleSwitch, TokenRecord
 from oncue.protocol.topics import MATCHES, REGISTRY, STREAM, WINDOWS, TaskTopics
 from oncue.rules.active_rules import RuleCompiler
 from oncue.rules.registry_reader import RegistryReader
+from oncue.rules.stateful import changelog_reader
 from oncue.rules.stateful.changelog_states import ChangelogStates, records
 from oncue.rules.stateful.record_group import WindowSummary
 from oncue.rules.stateful.remote import RemoteRules
@@ -154,7 +156,7 @@ def event(n: int, **data: object) -> Event:
     return Event(id=str(n), source="/s", type="t", data={"n": n, "p": f"p{n}", "k": "a"} | data)
 
 
-def test_explain_reads_the_changelog(tmp_path: Path) -> None:
+def test_explain_reads_the_changelog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(log: Log) -> None:
         entry = RuleCompiler().compile([DEPLOYED]).entries["r"]
         operators = entry.rule.operators
@@ -174,10 +176,26 @@ def test_explain_reads_the_changelog(tmp_path: Path) -> None:
         double = await windows.preview(entry, event(4, p="p1"))
         assert not double.passes
         assert "the key p1 fired" in double.why
+        bad = Event(id="5", source="/s", type="t", data={})
         with pytest.raises(Invalid):
-            await windows.preview(entry, Event(id="5", source="/s", type="t", data={}))
+            await windows.preview(entry, bad)
+        reads = count_reads(monkeypatch)
+        assert await windows.buffers(entry, [event(1), bad, event(3), event(2)]) == [True, False, False, True]
+        assert len(reads) == 1  # in one partition, and not once for each event
 
     with_log(tmp_path, body)
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the partitions of the changelog that are read from now on."""
+    found: list[int] = []
+
+    def read(log: Log, topic: str, part: int) -> AsyncIterator[LogBatch]:
+        found.append(part)
+        return read_partition(log, topic, part)
+
+    monkeypatch.setattr(changelog_reader, "read_partition", read)
+    return found
 
 
 def test_a_worker_reads_rules_and_endpoints_from_the_registry(tmp_path: Path) -> None:
