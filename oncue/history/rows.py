@@ -124,6 +124,8 @@ def task_row(task: TaskInfo, event: int | None) -> Row:
         "arguments": _json(task.arguments),
         "resources": _json(task.resources or None),
         "affinity": _text(task.affinity),
+        "priority": task.priority,
+        "replay": _text(task.replay),
         "forgotten": 0,
     }
 

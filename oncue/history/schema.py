@@ -83,6 +83,8 @@ TABLES: Mapping[str, Table] = {
             "arguments": str,
             "resources": str,
             "affinity": str,
+            "priority": str,
+            "replay": str,
             "forgotten": int,
         },
         ("id",),

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from oncue.errors import Conflict, Invalid, NotFound, Unreachable
@@ -116,6 +117,16 @@ def history(tmp_path: Path) -> Callable[..., Read]:
         return lambda sql: db.execute(sql).fetchall()
 
     return run
+
+
+def test_tasks_of_a_replay_are_told_from_those_of_the_first_time(history: Any) -> None:
+    server = Server()
+    server.run(2)
+    server.tasks.items[1] = msgspec.structs.replace(server.tasks.items[1], replay="again", priority="low")
+
+    read = history(server)
+
+    assert read("SELECT replay, priority FROM tasks ORDER BY id") == [(None, "normal"), ("again", "low")]
 
 
 def test_everything_is_written_with_what_it_refers_to(history: Any) -> None:
