@@ -29,7 +29,7 @@ from oncue.task_lifecycle import State
 from oncue.view.chains.event_accounts import AccountedTask, EventAccount
 from oncue.view.record_rows import unpack_position
 
-WHERE = "where"  # name of the rule that stands for the condition of a replay
+WHERE, CONDITION = "where", "--where"  # rule that stands for the condition of a replay, and its file's label
 
 
 class ReplayService:
@@ -102,12 +102,13 @@ class ReplayService:
         packed = await off_loop(lambda: [cloudevents.to_record(account.row.event) for account in accounts])
         answer = await self._surveyor.ask(caller.subject, files, [name, WHERE] if where else [name], packed)
         for label, why in answer.broken:
-            if label == WHERE:
+            if label == CONDITION:
                 raise Invalid(f"where: {why}", remedy='write CEL over the event: data.sample == "A"')
         found = []
         for account, verdicts in zip(accounts, answer.verdicts, strict=True):
-            kinds = {v.rule: v.kind for v in verdicts if v.label in (entry.deployment.label, WHERE)}
-            if kinds.get(name) in (FIRES, FAILED) and (not where or kinds.get(WHERE) == FIRES):
+            kinds = {(v.label, v.rule): v.kind for v in verdicts}
+            fires = kinds.get((entry.deployment.label, name)) in (FIRES, FAILED)
+            if fires and (not where or kinds.get((CONDITION, WHERE)) == FIRES):
                 found.append(account)
         return found
 
@@ -120,7 +121,7 @@ def _condition(where: str) -> Deployment:
         "when": where,
         "run": {"function": "a.py:a", "endpoint": "a"},
     }
-    return Deployment(VERSION, WHERE, 1, "", json.dumps({"rules": [rule]}), {})
+    return Deployment(VERSION, CONDITION, 1, "", json.dumps({"rules": [rule]}), {})
 
 
 def _has_state(account: EventAccount, rule: str, request: r.ReplayRequest) -> bool:

@@ -1,4 +1,4 @@
-"""ReportService: what became of events, as the rules of then, operators and limits tell."""
+"""ReportService and ReplayService, with rules, operators and limits of a server."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from oncue.dispatcher.services.history.replays import ReplayService
 from oncue.dispatcher.services.history.reports import ReportFilter, ReportService
-from oncue.protocol.api import ReportItem
+from oncue.errors import Conflict
+from oncue.protocol.api import ReplayRequest, ReportItem
 from oncue.protocol.records import Event
 from oncue.rules.survey.surveyor import Surveyor
 from tests.unit.dispatcher.services.rule_site import RuleSite, with_rules
@@ -83,5 +85,36 @@ def test_a_page_has_few_large_events(tmp_path: Path) -> None:
         assert [account.row.event.id for account in (*found, *rest)][:6] == ["0", "1", "2", "3", "4", "5"]
         assert (len(found), len(rest)) == (3, 3)
         assert last is not None
+
+    with_rules(tmp_path, work)
+
+
+def test_a_rule_may_have_the_name_of_a_replays_condition(tmp_path: Path) -> None:
+    async def work(rules: RuleSite) -> None:
+        text = RULE.format(keys="match: {data.n: {gt: 5}}", run="").replace("name: r", "name: where")
+        await deploy(rules, text)
+        await rules.emit(scan(1), scan(7), scan(9))
+        surveyor = Surveyor()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(surveyor.close)
+            replays = ReplayService(rules.context, rules.deployed, surveyor)
+
+            page = await replays.page(ADA, "where", ReplayRequest(name="a", where="data.n < 8", dry_run=True))
+
+        assert (page.events, page.chosen) == (3, 1)
+
+    with_rules(tmp_path, work)
+
+
+@pytest.mark.parametrize(("keys", "remedy"), [("mode: shadow", "mode: shadow"), ("enabled: false", "rules enable r")])
+def test_a_replay_says_what_lets_the_rule_run(tmp_path: Path, keys: str, remedy: str) -> None:
+    async def work(rules: RuleSite) -> None:
+        await deploy(rules, RULE.format(keys=keys, run=""))
+        replays = ReplayService(rules.context, rules.deployed, Surveyor())
+
+        with pytest.raises(Conflict) as e:
+            await replays.page(ADA, "r", ReplayRequest(name="a", dry_run=True))
+
+        assert remedy in e.value.remedy
 
     with_rules(tmp_path, work)
