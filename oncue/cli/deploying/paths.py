@@ -13,7 +13,7 @@ from oncue.cli.output import say
 from oncue.errors import Invalid
 
 SUFFIXES = frozenset((".yaml", ".yml", ".py"))
-_RULES = re.compile(rb"""^[{\s]*["']?(rules|triggers)["']?\s*:""", re.MULTILINE)
+_RULES = re.compile(rb"""^(?:\xef\xbb\xbf)?(?:---)?[{\s]*["']?(rules|triggers)["']?\s*:""", re.MULTILINE)
 
 
 class LabelledFile(NamedTuple):

@@ -39,6 +39,13 @@ def test_a_folder_is_its_rule_files(folder: Path, capsys: pytest.CaptureFixture[
     assert "rules/prod.yaml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbfrules: []\n", b"--- {rules: []}\n", b'# rules\n{"triggers": []}\n'])
+def test_rule_files_are_known_however_they_begin(folder: Path, text: bytes) -> None:
+    """Else --prune would remove what one of them has deployed."""
+    Path("rules/a.yml").write_bytes(text)
+    assert ("rules/a.yml", "a") in [tuple(f) for f in labelled_files(["rules"], "")]
+
+
 @pytest.mark.parametrize(
     ("given", "label", "expected"),
     [
