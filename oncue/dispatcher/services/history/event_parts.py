@@ -8,7 +8,7 @@ Pure: everything that has to be asked is in `Circumstances`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from oncue.dispatcher.auth.identity import Caller
@@ -98,14 +98,16 @@ def _replaced(tasks: Sequence[AccountedTask]) -> set[bytes]:
     the rule made of the event before.
     """
     found = {task.retry_of for task in tasks if task.retry_of}
+    by_id = {task.id: task for task in tasks}
+    replays = {task.id: _replay(task, by_id) for task in tasks}
     newest: dict[str, AccountedTask] = {}  # of each rule
     for task in tasks:
         known = newest.get(task.call.rule)
-        if task.call.replay and (known is None or task.accepted_us > known.accepted_us):
+        if replays[task.id] and (known is None or task.accepted_us > known.accepted_us):
             newest[task.call.rule] = task
     for task in tasks:
         by = newest.get(task.call.rule)
-        if by is not None and not task.after and task.call.replay != by.call.replay:
+        if by is not None and not task.after and replays[task.id] != replays[by.id]:
             found.add(task.id)
     for _ in tasks:
         more = {task.id for task in tasks if task.after in found} - found
@@ -113,6 +115,13 @@ def _replaced(tasks: Sequence[AccountedTask]) -> set[bytes]:
             break
         found |= more
     return found
+
+
+def _replay(task: AccountedTask, by_id: Mapping[bytes, AccountedTask]) -> str:
+    """Return the replay that made a task, or the task of which it is a retry by hand."""
+    while task.retry_of in by_id:
+        task = by_id[task.retry_of]
+    return task.call.replay
 
 
 def _of_letters(letters: Sequence[DeadRow], at: Circumstances) -> Iterable[r.ReportReason]:

@@ -51,7 +51,10 @@ class VersionsInForce:
         for action in entry.actions:
             if action.call.name == call.name and action.call.function:
                 endpoint = self._context.registry.endpoint_id(action.endpoint, action.owner)
-                return msgspec.structs.replace(action.call, endpoint=endpoint or call.endpoint)
+                priority = call.priority if call.replay else action.call.priority
+                return msgspec.structs.replace(
+                    action.call, endpoint=endpoint or call.endpoint, replay=call.replay, priority=priority
+                )
         return None
 
 
