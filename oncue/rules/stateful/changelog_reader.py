@@ -43,9 +43,9 @@ class ChangelogReader:
         return found
 
     async def buffers(self, entry: ActiveRule, events: Sequence[Event]) -> list[bool]:
-        """Return for each event if an operator or a limit of the rule holds it, or may do so.
+        """Return for each event if an operator or a limit of the rule holds it.
 
-        Reads the changelog once.
+        True if it is not known. Reads the changelog once.
         """
         operators, matches = entry.rule.operators, dict[int, Match]()
         if operators is None:
