@@ -78,7 +78,7 @@ class Action:
             "",
             deployment.owner,
             # "tomo.py:reconstruct" is registered as "reconstruct".
-            run.function.rpartition(":")[2] if run.shell is None else run.function,
+            run.function.rpartition(":")[2] if run.is_own else run.function,
             rule.name,
             deployment.version,
             rule.retry,

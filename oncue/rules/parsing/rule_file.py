@@ -16,7 +16,6 @@ import msgspec
 
 from oncue.errors import Invalid, RuleFileError
 from oncue.functions.body import Packed
-from oncue.functions.shell.pack import pack_shell
 from oncue.protocol.records import StoredRetryPolicy
 from oncue.quantities import Rate
 from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
@@ -109,17 +108,13 @@ class RuleSet(msgspec.Struct, frozen=True):
     @property
     def functions(self) -> list[str]:
         """Return the functions of all rules as written, each once, without scripts."""
-        return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs if run.shell is None))
+        return list(dict.fromkeys(run.function for rule in self.rules for run in rule.runs if run.is_own))
 
     @property
     def scripts(self) -> dict[str, Packed]:
-        """Return the scripts of all rules as functions, by their names."""
-        return {
-            run.function: pack_shell(run.shell, None, run.function, mpi=run.mpi)
-            for rule in self.rules
-            for run in rule.runs
-            if run.shell is not None
-        }
+        """Return the functions that oncue packs, by their names: scripts, messages."""
+        runs = [run for rule in self.rules for run in rule.runs]
+        return {run.function: packed for run in runs if (packed := run.packed) is not None}
 
     @property
     def endpoints(self) -> list[str]:

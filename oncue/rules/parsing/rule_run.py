@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from oncue.functions.body import Packed
+from oncue.functions.notify.pack import pack_notify
+from oncue.functions.shell.pack import pack_shell
 from oncue.functions.shell.spec import ShellSpec
 from oncue.protocol.run_options import RunOptions
 from oncue.protocol.stated_options import rendered_affinity
@@ -20,12 +24,14 @@ from oncue.rules.parsing.function_keys import (
     function_properties,
 )
 from oncue.rules.parsing.node_values import check_keys, is_mapping, required, time_limit, typed
+from oncue.rules.parsing.notify_run import NOTIFY, parse_notify
 from oncue.rules.parsing.shell_run import MPI, OPTION_KEYS, SCRIPT_KEYS, SHELL_KEYS, parse_options, parse_shell
 from oncue.strict_yaml.document import Node, Problems
 
 RUN_KEYS = (
     "function",
     *SCRIPT_KEYS,
+    NOTIFY,
     "endpoint",
     "args",
     "timeout",
@@ -62,6 +68,19 @@ class RuleRun(msgspec.Struct, frozen=True):
     affinity: Template | None = None
     mpi: bool = False  # the script runs in each rank
     for_each: ItemList | None = None  # a task for each item; None: one task
+    notifies: bool = False  # it sends a message; `function` is a name that oncue gives it
+
+    @property
+    def packed(self) -> Packed | None:
+        """Its function, if oncue packs it; None: it is the user's."""
+        if self.notifies:
+            return pack_notify(self.function)
+        return None if self.shell is None else pack_shell(self.shell, None, self.function, mpi=self.mpi)
+
+    @property
+    def is_own(self) -> bool:
+        """True if its function is the user's: no script, and no message."""
+        return self.shell is None and not self.notifies
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -108,7 +127,7 @@ def parse_runs(
     if not 0 < len(nodes) <= MAX_RUNS:
         problems.add(node, f"`run` has {len(nodes)} functions; it takes 1 to {MAX_RUNS}")
         return ()
-    names = [f"{rule}.sh" if i == 0 else f"{rule}-{i + 1}.sh" for i in range(len(nodes))]  # of scripts
+    names = [rule if i == 0 else f"{rule}-{i + 1}" for i in range(len(nodes))]  # of what has no function's
     return tuple(
         run
         for n, name in zip(nodes, names, strict=True)
@@ -123,7 +142,7 @@ def _run(
         return None
     before = len(problems.found)
     check_keys(node, RUN_KEYS, "`run`", problems)
-    if len(problems.found) > before and not {"function", *SCRIPT_KEYS} & node.value.keys():
+    if len(problems.found) > before and not {"function", *SCRIPT_KEYS, NOTIFY} & node.value.keys():
         return None  # misspelt
     if "timeout" in node.value:
         timeout_ms = time_limit(node.value["timeout"], "timeout", problems)
@@ -133,16 +152,24 @@ def _run(
         refer = refer_to_item(refer)
     affinity = _affinity(node.value.get("affinity", shared_affinity), problems, refer)
     endpoint = typed(node.value.get("endpoint"), str, "endpoint", "local", problems)
+    made = partial(RuleRun, endpoint=endpoint, timeout_ms=timeout_ms, affinity=affinity, for_each=for_each)
+    if NOTIFY in node.value:
+        message = parse_notify(node, problems, refer)
+        given = _given(Node({}, node.line, node.column), node.value[NOTIFY], node.value.get("endpoint", node))
+        return None if message is None else made(f"{name}.{NOTIFY}", args=message, given=given, notifies=True)
     kind = next((key for key in SCRIPT_KEYS if node.value.get(key)), "")
     if kind:
+        name = f"{name}.sh"
         script, shell = node.value[kind], parse_shell(node, kind, name, problems, refer)
         if shell is None:
             return None
         given = _given(Node({}, script.line, script.column), script, node.value.get("endpoint", node))
-        return RuleRun(
-            name, endpoint, shell.values, timeout_ms, given, shell=shell.spec, options=shell.options, affinity=affinity,
-            mpi=kind == MPI, for_each=for_each,
-        )  # fmt: skip
+        return made(name, args=shell.values, given=given, shell=shell.spec, options=shell.options, mpi=kind == MPI)
+    return _function(node, made, problems, refer)
+
+
+def _function(node: Node, made: Callable[..., RuleRun], problems: Problems, refer: Refer) -> RuleRun:
+    """Parse a run of the user's function. `made`: makes the run."""
     for key in SHELL_KEYS:
         if key in node.value:
             problems.add(node.at_key(key), f"`{key}` is for `shell` and `mpi`", "a function sets it itself")
@@ -157,10 +184,7 @@ def _run(
     template = compile_args(args, problems, refer=refer)
     given = _given(args, place, node.value.get("endpoint", node))
     properties, options = function_properties(node, function, problems), parse_options(node, problems)
-    return RuleRun(
-        function, endpoint, template, timeout_ms, given, properties, options=options, affinity=affinity,
-        for_each=for_each,
-    )  # fmt: skip
+    return made(function, args=template, given=given, properties=properties, options=options)
 
 
 def _given(args: Node, function: Node, endpoint: Node) -> SourcePositions:

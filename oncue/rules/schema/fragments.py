@@ -78,6 +78,7 @@ RUN: Mapping[str, Schema] = {
     "function": text("file.py:name beside this file, or a registered function"),
     "shell": text('A script; values stand in it as "${data.path}"'),
     "mpi": text("A script that runs in each rank"),
+    "notify": {"$ref": "#/$defs/notify"},
     "endpoint": text("Name of the endpoint (local)"),
     "args": {"type": ["object", "array"], "description": 'Arguments; "${data.path}" is a value of the event'},
     "timeout": RULE["timeout"],
@@ -106,6 +107,21 @@ RUN: Mapping[str, Schema] = {
     "fresh": flag("Each task in a new process"),
     "memory": size("Limit of a task"),
     "detached": flag("Child processes may outlive the task"),
+}
+NOTIFY: Mapping[str, Schema] = {
+    "webhook": text("URL that gets the message as JSON"),
+    "slack": text("URL of an incoming webhook of Slack, Mattermost or a service of that form"),
+    "mail": {"$ref": "#/$defs/mail"},
+    "text": text('The message: "${data.rule} failed: ${data.failure.message}"'),
+    "subject": text("Subject of the mail (the first line of the text)"),
+    "data": {"description": "More for a webhook: any values of the event"},
+    "headers": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Headers of the request"},
+}
+MAIL: Mapping[str, Schema] = {
+    "to": one_or_more({"type": "string"}, "Receivers"),
+    "from": text("Sender"),
+    "server": text("smtp://HOST:25, smtps://HOST or smtp+starttls://HOST (smtp://localhost)"),
+    "user": text("Name for the login; the password is ONCUE_SMTP_PASSWORD of the endpoint"),
 }
 RETRY: Mapping[str, Schema] = {
     "max": whole("Retries (3)", 0),

@@ -15,6 +15,7 @@ from oncue.rules.parsing.condition_parser import OPERATORS
 from oncue.rules.parsing.contradictions import GROUPS
 from oncue.rules.parsing.limits_section import LIMIT_KEYS
 from oncue.rules.parsing.names import PATTERN_KEYS
+from oncue.rules.parsing.notify_run import MAIL_KEYS, NOTIFY_KEYS, WAYS
 from oncue.rules.parsing.outcome_pattern import KEYS as DONE_KEYS
 from oncue.rules.parsing.retry_section import RETRY_KEYS
 from oncue.rules.parsing.rule_file import EXPECT_KEYS, FILE_KEYS, RULE_KEYS, TEST_KEYS
@@ -44,6 +45,8 @@ def rule_file_schema(kinds: Mapping[str, type[msgspec.Struct]]) -> Schema:
         "rule": _mapping(fragments.RULE, RULE_KEYS, ("name", "run"))
         | {"anyOf": [{"required": [key]} for key in ("on", *_WITH_PATTERNS)]},
         "run": _mapping(fragments.RUN, RUN_KEYS),
+        "notify": _mapping(fragments.NOTIFY, NOTIFY_KEYS, ("text",)) | {"oneOf": [{"required": [way]} for way in WAYS]},
+        "mail": _mapping(fragments.MAIL, MAIL_KEYS, ("to", "from")),
         "retry": _mapping(fragments.RETRY, RETRY_KEYS),
         "limits": _mapping(fragments.LIMITS, LIMIT_KEYS),
         "test": _mapping(fragments.TEST, TEST_KEYS, ("expect",)),

@@ -55,6 +55,12 @@ rules:
     tests:
       - {event: {type: org.x, data: {n: 3}}, expect: {fires: true}}
   - {name: next, on: {done: all, state: [ok, failed]}, run: {mpi: "lute ${data.rule}", cwd: /tmp}}
+  - name: told
+    on: {type: org.x}
+    run:
+      - {notify: {webhook: "https://x.example/h", text: "${data.n}", data: {n: "${data.n}"}, headers: {X-A: b}}}
+      - {notify: {slack: "https://x.example/h", text: a}}
+      - {notify: {mail: {to: [a@x.example], from: b@x.example, server: "smtps://x.example", user: u}, text: a, subject: s}}
   - {name: listed, on: [files, hook], batch: {count: 5, bytes: 1GB, wait: 10s}, run: {function: a.py:f, args: [1, 2]}}
 """
 FOLDERS = ("oncue/rules/parsing", "oncue/rules/operators", "oncue/rules/limiters")
@@ -143,6 +149,7 @@ def test_it_refuses_the_keys_that_the_parser_refuses() -> None:
 def sections() -> dict[str, Any]:
     """Return, by the parser's word for each mapping, its schema."""
     names = {"a rule": "rule", "`run`": "run", "`retry`": "retry", "`limits`": "limits", "a test": "test"}
+    names |= {"`notify`": "notify", "`notify.mail`": "mail"}
     found = {what: SCHEMA["$defs"][name] for what, name in names.items()}
     return found | {"a rule file": SCHEMA, "`expect`": SCHEMA["$defs"]["expect"]}
 

@@ -1,0 +1,1 @@
+"""Functions that tell people or other services: by webhook, mail or chat."""
