@@ -16,12 +16,14 @@ from oncue.protocol import api as r
 from oncue.protocol import cloudevents
 from oncue.protocol.records import VERSION, Deployment
 from oncue.protocol.topics import EVENTS
-from oncue.rules.survey.messages import FIRES, MATCHED, SurveyAnswer, Verdict
+from oncue.rules.survey.messages import FIRES, MATCHED, NO, SurveyAnswer, Verdict
 from oncue.rules.survey.surveyor import Surveyor
 from oncue.view.chains.event_accounts import EventAccount
 
 LISTED = 500  # differences of a page
 NOTHING = Verdict("", "-", why="its `on` is about other events")
+NEW = Verdict("", "-", why="the rule is new")
+REMOVED = Verdict("", "-", why="the file has no such rule any more")
 
 
 class SimulationService:
@@ -59,18 +61,25 @@ def _compared(accounts: Sequence[EventAccount], before: SurveyAnswer, after: Sur
     fired: dict[str, Counter[str]] = {name: Counter() for name in sorted({*before.rules, *after.rules})}
     differences: list[r.SimulatedDifference] = []
     olds = before.verdicts or ((),) * len(accounts)
+    no_old = dict.fromkeys({*after.rules} - {*before.rules}, NEW)
+    no_new = dict.fromkeys({*before.rules} - {*after.rules}, REMOVED)
     for account, old, new in zip(accounts, olds, after.verdicts, strict=True):
         was, would = {v.rule: v for v in old}, {v.rule: v for v in new}
         for rule in was.keys() | would.keys():
-            a, b = was.get(rule, NOTHING), would.get(rule, NOTHING)
+            a, b = was.get(rule, no_old.get(rule, NOTHING)), would.get(rule, no_new.get(rule, NOTHING))
             fired[rule]["before"] += a.kind in (FIRES, MATCHED)
             fired[rule]["after"] += b.kind in (FIRES, MATCHED)
-            if a.kind == b.kind and a.args_hash == b.args_hash:
+            if _effect(a) == _effect(b) and a.args_hash == b.args_hash:
                 continue
             fired[rule]["differing"] += 1
             if len(differences) < LISTED:
                 differences.append(_difference(account, rule, a, b))
     return r.SimulationPage(rules=[_rule(name, c) for name, c in fired.items()], differences=differences)
+
+
+def _effect(verdict: Verdict) -> str:
+    """Return the effect of a verdict; of those without one, the reasons do not matter."""
+    return NOTHING.kind if verdict.kind == NO else verdict.kind
 
 
 def _rule(name: str, counts: Mapping[str, int]) -> r.SimulatedRule:
