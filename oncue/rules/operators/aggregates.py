@@ -41,9 +41,19 @@ def _quantile(values: list[int | float], percent: int) -> int | float:
     return sorted(values)[math.ceil(percent / 100 * len(values)) - 1]
 
 
+def _sum(values: Sequence[Any]) -> int | float:
+    try:
+        return sum(numbers("sum", values))
+    except OverflowError:  # integers of many digits beside fractions
+        raise Invalid("${sum...}: the sum of its values is larger than a number can be") from None
+
+
 def _mean(values: Sequence[Any]) -> float:
     found = numbers("mean", values)
-    return math.fsum(found) / len(found)
+    try:
+        return math.fsum(found) / len(found)
+    except OverflowError:  # of the sum, or of an integer of many digits
+        raise Invalid("${mean...}: the sum of its values is larger than a number can be") from None
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
@@ -55,7 +65,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 
 _AGGREGATES: dict[str, Aggregate] = {
-    "sum": lambda values: sum(numbers("sum", values)),
+    "sum": _sum,
     "min": lambda values: min(numbers("min", values)),
     "max": lambda values: max(numbers("max", values)),
     "mean": _mean,
