@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from oncue.errors import OncueError
 from oncue.protocol import payload
 from oncue.protocol.records import VERSION, Call, Deployment, Event, RuleSwitch
 from oncue.rules.evaluation.rule_source import rule_hash
 from oncue.rules.explain import decide
 from oncue.rules.matching.index import Index
+from oncue.rules.operators.chain import OperatorChain
 from oncue.rules.parsing.rule_file import Rule, RuleSet, parse
 from oncue.rules.parsing.rule_run import RuleRun
 from oncue.rules.rule_cost import RuleCost
@@ -254,6 +257,8 @@ class RuleCompiler:
         self._read: dict[tuple[str, int, str], RuleSet | str] = {}
         self._counters: dict[str, RuleCounters] = {}
         self._switched: dict[str, RuleSwitch] = {}
+        #: Name -> (rule as read, when a person has resumed it, the rule with that time).
+        self._resumed: dict[str, tuple[Rule, int, Rule]] = {}
         self._paused: dict[str, tuple[str, str]] = {}  # rule -> its hash, and why: also if it could not be recorded
 
     def compile(
@@ -294,6 +299,7 @@ class RuleCompiler:
         if len(self._counters) > REMOVED_KEPT + len(self._entries):
             self._counters = {name: entry.counters for name, entry in self._entries.items()}
             self._paused = {name: found for name, found in self._paused.items() if name in self._entries}
+            self._resumed = {name: found for name, found in self._resumed.items() if name in self._entries}
         return ActiveRules(entries, broken)
 
     def _kept(self, d: Deployment) -> Deployment:
@@ -302,6 +308,9 @@ class RuleCompiler:
         return kept if kept is not None and kept == d else d
 
     def _entry(self, rule: Rule, d: Deployment, switch: RuleSwitch | None) -> ActiveRule:
+        if rule.operators is not None and rule.operators.pauses:
+            since_us = max(d.at_us, switch.at_us if switch is not None and switch.enabled else 0)
+            rule = self._with_resume(rule, rule.operators, since_us // 1000)
         counters = self._counters.setdefault(rule.name, RuleCounters())
         if counters.of != (d.label, d.version):  # its cause may be fixed
             counters.of, counters.last_reason, counters.unknown = (d.label, d.version), "", Unevaluated()
@@ -318,6 +327,14 @@ class RuleCompiler:
         if entry.deployment is d and (entry.disabled_because, entry.paused) == (disabled_because, paused):
             return entry
         return ActiveRule(rule, d, counters, disabled_because, paused, entry.known_cost)
+
+    def _with_resume(self, rule: Rule, operators: OperatorChain, at_ms: int) -> Rule:
+        """Return the rule with the time of its resume: the same object each time."""
+        known = self._resumed.get(rule.name)
+        if known is None or known[0] is not rule or known[1] != at_ms:
+            made = msgspec.structs.replace(rule, operators=operators.resumed(at_ms))
+            known = self._resumed[rule.name] = (rule, at_ms, made)
+        return known[2]
 
     def _pause(self, rule: Rule, switch: RuleSwitch | None) -> str:
         """Return why the rule is paused, in the text that it has now; "": it is not."""

@@ -181,3 +181,28 @@ def test_a_rule_in_shadow_is_counted_and_runs_nothing(shared: System) -> None:
         shared.await_true(lambda n=name: rule(shared, n)["shadow"] == 3, "it is counted")  # type: ignore[misc]
         assert rule(shared, name)["state"] == "shadow"
         assert shared.tasks(rule=name) == []
+
+
+def test_a_rule_pauses_after_failures_until_it_is_enabled(stopped: System) -> None:
+    stopped.up("--workers", "1")
+    open_gate(stopped, "broken")
+    deploy(stopped, "broken", "pause_on_failures: 2", "fail")
+    emit(stopped, "broken", "a", 1, 2)
+    failed = {t["id"] for t in stopped.await_tasks(2, rule="broken")}
+    emit(stopped, "broken", "a", 3, 4)
+    await_waiting(stopped, "broken", 2)
+    for process in reversed(stopped.note()):
+        process.kill()
+    stopped.up("--workers", "1")
+    await_waiting(stopped, "broken", 2)
+    (why,) = rule(stopped, "broken")["waits"]
+    assert why.startswith("2 wait: 2 tasks have failed in a row, the last is ")
+    assert any(task in why for task in failed)
+
+    stopped.oncue("rules", "enable", "broken")
+    stopped.await_tasks(4, rule="broken")
+    emit(stopped, "broken", "a", 5)
+    await_waiting(stopped, "broken", 1)
+
+    deploy(stopped, "broken", "pause_on_failures: 2")  # its function works now
+    assert values(stopped, "broken", 5).count(5) == 1

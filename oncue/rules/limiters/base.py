@@ -95,6 +95,10 @@ class Limiter(Stored, Generic[S], frozen=True):
         """Return what would become of a firing now, for `oncue rules explain`."""
         raise NotImplementedError
 
+    def resumed(self, at_ms: int) -> Self:
+        """Return the limiter of a rule that a person has resumed then."""
+        return self
+
     def adapted(self, state: S) -> S:
         """Return the state with those options that it needs itself."""
         return state

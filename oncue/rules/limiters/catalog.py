@@ -15,12 +15,13 @@ import msgspec
 from oncue.errors import Undecodable
 from oncue.protocol.codec import DECODE_ERRORS
 from oncue.rules.limiters.base import AnyLimiter, LimitsState, PlaceState
+from oncue.rules.limiters.failures import FailuresLimiter
 from oncue.rules.limiters.pause import PauseLimiter
 from oncue.rules.limiters.rate import RateLimiter
 from oncue.rules.limiters.running import RunningLimiter
 from oncue.rules.operators.base import OperatorState
 
-LIMITERS: tuple[type[AnyLimiter], ...] = (PauseLimiter, RunningLimiter, RateLimiter)
+LIMITERS: tuple[type[AnyLimiter], ...] = (PauseLimiter, FailuresLimiter, RunningLimiter, RateLimiter)
 PAUSE = PauseLimiter.name()
 MEMBERS = {member.name(): member for member in LIMITERS}
 #: Those that are a mapping in the rule file.

@@ -17,6 +17,7 @@ from oncue.protocol.event_types import chain_depth
 from oncue.protocol.records import VERSION, Event
 from oncue.rules.limiters.base import AnyLimiter
 from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
+from oncue.rules.limiters.failures import FailuresLimiter
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.expression import NO_COST, Cost
 from oncue.rules.matching.filters import as_text
@@ -91,6 +92,20 @@ class OperatorChain(msgspec.Struct, frozen=True):
         """Return the templates of all keys."""
         keys = [*(each.key for each in self.operators), *(each.key for each in self.limiters)]
         return [key for key in keys if key is not None]
+
+    @property
+    def pauses(self) -> bool:
+        """True if the rule may pause itself."""
+        return any(isinstance(o.limiter, FailuresLimiter) for o in self.limiters)
+
+    def resumed(self, at_ms: int) -> OperatorChain:
+        """Return the chain of a rule that a person has resumed then."""
+        limiters = tuple(
+            CompiledLimiter(each, o.key, msgspec.Raw(encode(each)))
+            for o in self.limiters
+            for each in [o.limiter.resumed(at_ms)]
+        )
+        return msgspec.structs.replace(self, limiters=limiters)
 
     def describe(self) -> str:
         operators = [each.operator.describe() for each in self.operators]

@@ -18,7 +18,9 @@ from oncue.errors import Invalid, RuleFileError
 from oncue.functions.body import Packed
 from oncue.protocol.records import StoredRetryPolicy
 from oncue.quantities import Rate
+from oncue.rules.limiters.base import AnyLimiter
 from oncue.rules.limiters.catalog import SECTIONS as LIMITERS
+from oncue.rules.limiters.failures import parse_failures
 from oncue.rules.matching.cel import Cel, compile_cel
 from oncue.rules.matching.conditions import Condition
 from oncue.rules.matching.regex import MOST_PROGRAM, ProgramMeter, metered
@@ -49,7 +51,8 @@ FILE_KEYS, EXPECT_KEYS = ("triggers", "rules"), ("fires", "args", "dead")
 TEST_KEYS = ("event", "events", "takes", "expect")
 RULE_KEYS = (
     *("name", "description", "on", "match", "when", "run"),
-    *("retry", "timeout", "priority", "affinity", "expires", "limits", "enabled", "mode", "resume", "tests"),
+    *("retry", "timeout", "priority", "affinity", "expires", "limits"),
+    *("enabled", "mode", "resume", "pause_on_failures", "tests"),
 )
 
 
@@ -261,7 +264,8 @@ def _rule(node: Node, names: OnNames, relative: Mapping[str, frozenset[str]], pr
     check_keys(node, (*RULE_KEYS, *CATALOGUE.members, *LIMITERS), "a rule", problems)
     name, get = name_of(node, "a rule", problems), node.value.get
     mode, pause = parse_mode(get("mode"), get("resume"), problems)
-    operators = parse_operators(node, problems, names.parse_pattern, pause)
+    first: list[AnyLimiter] = [*pause, *parse_failures(get("pause_on_failures"), problems)]
+    operators = parse_operators(node, problems, names.parse_pattern, first)
     on, followed = _on(node, operators, problems)
     run = required(node, "run", "a rule", problems)
     of_patterns = operators.conditions if operators else ()

@@ -72,6 +72,7 @@ RULE: Mapping[str, Schema] = {
     "enabled": flag("false: deployed, and fires for nothing"),
     "mode": {"enum": [*MODES], "description": "shadow: it is counted and runs nothing; paused: what fires waits"},
     "resume": {"enum": [*RESUMES], "description": "What runs of a paused rule later: all, or the latest"},
+    "pause_on_failures": whole("After so many failures in a row, what fires waits until it is resumed", 1),
     "tests": {"type": "array", "items": {"$ref": "#/$defs/test"}, "description": "Run by each deploy"},
 }
 RUN: Mapping[str, Schema] = {

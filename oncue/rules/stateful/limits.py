@@ -19,6 +19,7 @@ from oncue.ids import PREFIX, window_task_ids
 from oncue.protocol.codec import decode, encode
 from oncue.rules.limiters.base import DROPPED, QUEUE_BYTES, AnyLimiter, LimiterState, LimitsState, PlaceState, Verdict
 from oncue.rules.limiters.catalog import MEMBERS, RANK, resolve_limiters
+from oncue.rules.limiters.failures import FailuresLimiter, FailuresState
 from oncue.rules.limiters.pause import PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.records import (
@@ -263,7 +264,8 @@ class _RuleWork:
     # ------------------------------------------------------------ firings that waited
 
     def _end(self, end: TaskEnd) -> list[ClosedWindow]:
-        """Free the place of a firing, once its tasks have ended."""
+        """Count a failure; free the place of a firing, once its tasks have ended."""
+        self._count_failure(end)
         place = StateKey(self._rule, PLACE, end.firing.hex())
         known = self._states.get(place)
         where = StateKey(self._rule, RunningLimiter.name(), known.key if isinstance(known, PlaceState) else "")
@@ -275,6 +277,17 @@ class _RuleWork:
         if isinstance(known, PlaceState) and all(r.firing != end.firing for r in ended.running):
             self._states.set_state(place, PlaceState(self._offset, known.key, freed=True))
         return self.release_key(where, end.at_ms)
+
+    def _count_failure(self, end: TaskEnd) -> None:
+        limiter = self._options.of(FailuresLimiter.name())
+        if not isinstance(limiter, FailuresLimiter):
+            return
+        where = StateKey(self._rule, limiter.name(), "")
+        found = self._states.get(where)
+        state = limiter.adapted(found) if isinstance(found, FailuresState) else FailuresState(-1)
+        task = end.firing + end.index.to_bytes(16 - PREFIX, "big")
+        if (counted := state.after(task, end.status, limiter.failures, end.at_ms)) is not None:
+            self._put(where, counted, end.at_ms)
 
     def release_key(self, where: StateKey, at_ms: int) -> list[ClosedWindow]:
         return self.release(where, self._options.of(where.operator), at_ms)

@@ -47,7 +47,7 @@ def following(
 
 
 def _of_windows(db: sqlite3.Connection, keys: Sequence[Key], most: int, known: set[bytes]) -> dict[bytes, bytes]:
-    """Return tasks of windows with these events that name another event; see `following`."""
+    """Return the tasks of windows with these events among others; see `following`."""
     digests = {event_digest(*key): key for key in keys}
     found: dict[bytes, bytes] = {}
     for digest, task in fetch_each(db, _MEMBERS, list(digests)):
