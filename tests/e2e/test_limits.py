@@ -171,13 +171,13 @@ def test_a_paused_rule_keeps_what_fires_and_runs_it_as_it_is_later(stopped: Syst
 
 
 def test_a_rule_in_shadow_is_counted_and_runs_nothing(shared: System) -> None:
-    deploy(shared, "seen", "mode: shadow")
-    deploy(shared, "seen-one", "mode: shadow\n    limit: {running: 1}")
+    deploy(shared, "shadowed", "mode: shadow")
+    deploy(shared, "shadowed-one", "mode: shadow\n    limit: {running: 1}")
 
-    for name in ("seen", "seen-one"):
+    for name in ("shadowed", "shadowed-one"):
         emit(shared, name, "a", 1, 2, 3)
 
-    for name in ("seen", "seen-one"):
+    for name in ("shadowed", "shadowed-one"):
         shared.await_true(lambda n=name: rule(shared, n)["shadow"] == 3, "it is counted")  # type: ignore[misc]
         assert rule(shared, name)["state"] == "shadow"
         assert shared.tasks(rule=name) == []

@@ -20,7 +20,13 @@ DATABASE = "history.db"  # in a folder of Parquet files
 
 @click.group(cls=Group)
 def history() -> None:
-    """Export events and tasks for analysis, and query them."""
+    """Export events and tasks for analysis, and query them.
+
+    \b
+    Example:
+      oncue history export runs.db
+      oncue history query "select state, count(*) from tasks group by state"
+    """
 
 
 @history.command()

@@ -10,7 +10,12 @@ from oncue.extras import need
 
 @click.group(cls=Group)
 def schema() -> None:
-    """Print schemas of files that you write."""
+    """Print schemas of files that you write.
+
+    \b
+    Example:
+      oncue schema rules > rules.schema.json
+    """
 
 
 @schema.command()
