@@ -17,8 +17,17 @@ import msgspec
 
 from oncue.ids import PREFIX, window_task_ids
 from oncue.protocol.codec import decode, encode
-from oncue.rules.limiters.base import DROPPED, QUEUE_BYTES, AnyLimiter, LimiterState, LimitsState, PlaceState, Verdict
-from oncue.rules.limiters.catalog import MEMBERS, RANK, resolve_limiters
+from oncue.rules.limiters.base import (
+    DROPPED,
+    MOST_QUEUE,
+    QUEUE_BYTES,
+    AnyLimiter,
+    LimiterState,
+    LimitsState,
+    PlaceState,
+    Verdict,
+)
+from oncue.rules.limiters.catalog import MEMBERS, PAUSE, RANK, resolve_limiters
 from oncue.rules.limiters.failures import FailuresLimiter, FailuresState
 from oncue.rules.limiters.pause import PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
@@ -115,6 +124,9 @@ def _fold_tick(states: States, tick: Tick, partition: int, offset: int) -> list[
         if (work := _RuleWork.of(states, limits.rule, partition, offset)) is not None:
             found += work.change(limits, tick.at_ms)
     due = [where for where in states.due(tick.at_ms, offset, TICK_WINDOWS) if where.operator in MEMBERS]
+    for rule in dict(tick.retired):
+        if (work := _RuleWork.of(states, rule, partition, offset)) is not None:
+            work.retire({operator for name, operator in tick.retired if name == rule})
     for rule, operator in tick.retired:
         if operator in MEMBERS:
             work = _RuleWork(states, rule, partition, offset)
@@ -179,11 +191,28 @@ class _RuleWork:
             return []
         self._options = _Options(resolve_limiters(limits.limiters))
         self._set(msgspec.structs.replace(old, limiters=limits.limiters, label=limits.label, version=limits.version))
+        paused = self._options.of(PAUSE) is not None
+        queues = [
+            (limiter, self._states.open(self._rule, limiter.name(), self._offset, CHANGED_KEYS))
+            for limiter in self._options.limiters
+        ]
         found: list[ClosedWindow] = []
-        for limiter in self._options.limiters:
-            for where in self._states.open(self._rule, limiter.name(), self._offset, CHANGED_KEYS):
-                found += self.release(where, limiter, at_ms)
+        # Those at a later limiter came first: they are the first to wait for the end of a pause.
+        for limiter, keys in reversed(queues) if paused else queues:
+            for where in keys:
+                found += self.release(where, limiter, at_ms, self._pause_room() if paused else RELEASED)
         return found
+
+    def retire(self, names: set[str]) -> None:
+        """Forget limiters that the rule has no more."""
+        left = tuple(encode(limiter) for limiter in self._options.limiters if limiter.name() not in names)
+        if len(left) < len(self._limits.limiters):
+            self._set(LimitsState(self._offset, left))
+
+    def _pause_room(self) -> int:
+        """Return how many firings more may wait for the end of the pause."""
+        state = self._states.get(StateKey(self._rule, PAUSE, ""))
+        return MOST_QUEUE - (state.queued if isinstance(state, LimiterState) else 0)
 
     # ------------------------------------------------------------ firings
 
@@ -242,8 +271,7 @@ class _RuleWork:
         """Let a firing wait. Return it if the queue is full."""
         item = _item(closed, state.entered)
         if self._states.is_buffered(where, item.source, item.id):  # a repeated event
-            self._states.count_suppressed(self._rule)
-            return []
+            return self._dropped(closed)
         if verdict is Verdict.REPLACE and state.queued:
             self._states.release(where)
             for _ in range(state.queued):
@@ -252,8 +280,7 @@ class _RuleWork:
         size = state.queued_bytes + len(item.row)
         if state.queued >= limiter.queue or size > QUEUE_BYTES:
             if limiter.full == "drop":
-                self._states.count_suppressed(self._rule)
-                return [msgspec.structs.replace(closed, refused=DROPPED)] if closed.limited else []
+                return self._dropped(closed)
             full = f"{state.queued:,} firings wait for `{limiter.name()}` already: {limiter.waits(state, where.key, at_ms)}"
             return [msgspec.structs.replace(closed, refused=full)]
         self._states.buffer(where, item)
@@ -261,22 +288,32 @@ class _RuleWork:
         self._put(where, limiter.adapted(longer), at_ms)
         return []
 
+    def _dropped(self, closed: ClosedWindow) -> list[ClosedWindow]:
+        """Count a firing as passed over. Return it if its place is to be freed."""
+        self._states.count_suppressed(self._rule)
+        return [msgspec.structs.replace(closed, refused=DROPPED)] if closed.limited else []
+
     # ------------------------------------------------------------ firings that waited
 
     def _end(self, end: TaskEnd) -> list[ClosedWindow]:
-        """Count a failure; free the place of a firing, once its tasks have ended."""
+        """Note the outcome of a firing's task; return the firings that have room now."""
         self._count_failure(end)
-        place = StateKey(self._rule, PLACE, end.firing.hex())
+        where = self._free(end.firing, end.index, end.of, end.at_ms)
+        return [] if where is None else self.release_key(where, end.at_ms)
+
+    def _free(self, firing: bytes, index: int, of: int, at_ms: int) -> StateKey | None:
+        """Free the place of a firing, once its tasks have ended. None: it does not run."""
+        place = StateKey(self._rule, PLACE, firing.hex())
         known = self._states.get(place)
         where = StateKey(self._rule, RunningLimiter.name(), known.key if isinstance(known, PlaceState) else "")
         state = self._states.get(where)
-        ended = state.ended(end.firing, end.index, end.of) if isinstance(state, RunningState) else None
+        ended = state.ended(firing, index, of) if isinstance(state, RunningState) else None
         if ended is None:
-            return []
-        self._put(where, ended, end.at_ms)
-        if isinstance(known, PlaceState) and all(r.firing != end.firing for r in ended.running):
+            return None
+        self._put(where, ended, at_ms)
+        if isinstance(known, PlaceState) and all(r.firing != firing for r in ended.running):
             self._states.set_state(place, PlaceState(self._offset, known.key, freed=True))
-        return self.release_key(where, end.at_ms)
+        return where
 
     def _count_failure(self, end: TaskEnd) -> None:
         limiter = self._options.of(FailuresLimiter.name())
@@ -294,16 +331,41 @@ class _RuleWork:
 
     def _drop_older(self, where: StateKey, state: LimiterState, at_ms: int) -> None:
         """Pass over all of a queue but the newest."""
-        while state.queued > 1 and (item := self._states.take(where)) is not None:
-            left = max(0, state.queued_bytes - len(item.row))
-            state = msgspec.structs.replace(state, queued=state.queued - 1, queued_bytes=left)
+        newest = self._states.release(where)[-1:]
+        for item in newest:
+            self._states.buffer(where, item)
+        for _ in range(state.queued - len(newest)):
             self._states.count_suppressed(self._rule)
-        self._put(where, state, at_ms)
+        left = sum(len(item.row) for item in newest)
+        self._put(where, msgspec.structs.replace(state, queued=len(newest), queued_bytes=left), at_ms)
+
+    def _hold(self, where: StateKey, at_ms: int, most: int) -> list[ClosedWindow]:
+        """Let the first of a queue wait for the end of the pause; return those without room."""
+        state = self._states.get(where)
+        if most <= 0 or not isinstance(state, LimiterState):
+            return []
+        items = self._states.release(where)
+        for item in items[most:]:
+            self._states.buffer(where, item)
+        left = sum(len(item.row) for item in items[most:])
+        self._put(where, msgspec.structs.replace(state, queued=len(items[most:]), queued_bytes=left), at_ms)
+        found: list[ClosedWindow] = []
+        for item in items[:most]:
+            closed = decode(ClosedWindow, item.row)
+            if closed.limited:
+                self._free(firing_id(closed), 0, 1, at_ms)
+            found += self.admit(msgspec.structs.replace(closed, limited=False), at_ms)
+        return found
 
     def release(
         self, where: StateKey, limiter: AnyLimiter | None, at_ms: int, most: int = RELEASED
     ) -> list[ClosedWindow]:
-        """Return the firings of a queue that have room now. Without the limiter, all have."""
+        """Return the firings of a queue that have room now. Without the limiter, all have.
+
+        While the rule is paused, those of its other queues wait for the end of the pause.
+        """
+        if where.operator != PAUSE and self._options.of(PAUSE) is not None:
+            return self._hold(where, at_ms, most)
         found: list[ClosedWindow] = []
         before = self._states.get(where)
         if limiter is not None and isinstance(before, LimiterState) and (now := limiter.adapted(before)) != before:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from oncue.protocol.codec import encode
 from oncue.protocol.records import OK, VERSION
 from oncue.rules.limiters.base import DROPPED, AnyLimiter, LimiterState
 from oncue.rules.limiters.catalog import MEMBERS
-from oncue.rules.limiters.pause import pause_limiter
+from oncue.rules.limiters.pause import PauseLimiter, pause_limiter
 from oncue.rules.limiters.rate import RateLimiter, RateState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.base import AnyOperator
@@ -55,6 +56,11 @@ def limited(operators: Sequence[AnyOperator], limiters: Sequence[AnyLimiter], n:
     packed = tuple(msgspec.Raw(encode(limiter)) for limiter in limiters)
     event = msgspec.structs.replace(found.event, limit_keys=keys)
     return msgspec.structs.replace(found, event=event, limiters=packed)
+
+
+def deployed(version: int, *limiters: AnyLimiter, at_ms: int = 0, retired: tuple[tuple[str, str], ...] = ()) -> Tick:
+    packed = tuple(encode(limiter) for limiter in limiters)
+    return Tick(VERSION, at_ms, retired, (RuleLimits("r", "f", version, packed),) if packed else ())
 
 
 class History:
@@ -98,14 +104,18 @@ def histories(draw: st.DrawFn) -> tuple[History, list[AnyLimiter]]:
     used, at_ms = list(limits), 1_000
     for n in range(draw(st.integers(1, 40))):
         at_ms += draw(st.sampled_from([0, 0, 1, 3]))
-        what = draw(st.integers(0, 9))
-        if what < 5:
+        what = draw(st.integers(0, 10))
+        if what < 5 and (operators or limits):
             history.append(limited(operators, limits, n, at_ms, draw(st.sampled_from("ab"))))
         elif what < 8 and history.running:
             history.end(draw(st.sampled_from(sorted(history.running))), at_ms)
         elif what == 8:
             history.append(Tick(VERSION, at_ms))
-        elif n > 20 and isinstance(limits[0], RunningLimiter):
+        elif what == 10:
+            paused = isinstance(next(iter(limits), None), PauseLimiter)
+            limits = limits[1:] if paused else (pause_limiter(latest=False), *limits)
+            history.append(deployed(1, *limits, at_ms=at_ms, retired=(("r", "mode"),) if paused else ()))
+        elif n > 20 and limits and isinstance(limits[0], RunningLimiter):
             limits = (msgspec.structs.replace(limits[0], running=draw(st.integers(1, 3))), *limits[1:])
             used += limits
             packed = tuple(encode(limiter) for limiter in limits)
@@ -250,6 +260,53 @@ def test_what_waits_of_a_paused_rule_passes_its_limit_later() -> None:
     assert [c.events[0].id for c in history.fired] == ["0"]
     history.end(firing_id(history.fired[0]), 2)
     assert [c.events[0].id for c in history.fired] == ["0", "1"]
+
+
+def ids(found: Iterable[ClosedWindow]) -> list[str]:
+    return [closed.events[0].id for closed in found]
+
+
+@pytest.mark.parametrize("key", ["", "${k}"])
+def test_a_pause_holds_those_that_wait_for_a_limit(key: str) -> None:
+    history, one, rate = History(), RunningLimiter(key, running=2), RateLimiter("", count=1, per_ms=10)
+    for n in range(5):  # 0 runs, 1 waits for the rate, 2 to 4 for the limit
+        history.append(limited((), (one, rate), n, 0, "a"))
+    assert ids(history.fired) == ["0"]
+
+    history.append(deployed(2, pause_limiter(latest=False), one, rate))
+    history.append(limited((), (pause_limiter(latest=False), one, rate), 5, 3, "a"))
+    history.end(firing_id(history.fired[0]), 4)
+    for at_ms in range(5, 100, 5):
+        history.append(Tick(VERSION, at_ms))
+    assert ids(history.fired) == ["0"]
+    assert (history.waiting(), history.states.next_due_ms()) == (5, 0)
+
+    history.append(deployed(3, one, rate, at_ms=100, retired=(("r", "mode"),)))
+    for at_ms in range(110, 200, 5):
+        while history.running:
+            history.end(min(history.running), at_ms)
+        history.append(Tick(VERSION, at_ms))
+    assert (ids(history.fired), history.waiting()) == (["0", "1", "2", "3", "4", "5"], 0)
+    assert history.most == {("a" if key else ""): 1}
+
+
+def test_of_those_that_wait_for_a_limit_the_latest_runs_after_a_pause() -> None:
+    history, one = History(), RunningLimiter("", running=1)
+    for n in range(4):
+        history.append(limited((), (one,), n, 0, "a"))
+    history.append(deployed(2, pause_limiter(latest=True), one))
+    history.end(firing_id(history.fired[0]), 3)
+    history.append(deployed(3, one, retired=(("r", "mode"),)))
+    assert (ids(history.fired), history.states.suppressed, history.waiting()) == (["0", "3"], 2, 0)
+
+
+def test_what_waits_of_a_paused_rule_runs_once_it_has_no_limits() -> None:
+    history, limiters = History(), (pause_limiter(latest=False), RunningLimiter("", running=1))
+    for n in range(3):
+        history.append(limited((), limiters, n, 0, "a"))
+    for at_ms, name in enumerate(["mode", "limit", "mode", "limit"]):
+        history.append(Tick(VERSION, at_ms, (("r", name),)))
+    assert (ids(history.fired), history.waiting()) == (["0", "1", "2"], 0)
 
 
 def test_only_the_latest_of_a_paused_rule_runs_later() -> None:

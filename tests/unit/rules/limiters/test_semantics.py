@@ -72,6 +72,13 @@ def run(limits: str, events: list[tuple[int, str]], takes_ms: int, n: str = "${d
             [(0, "a1"), (1, "b2"), (2, "c3"), (11_000, "c4")],
             [(0, 1), (10_000, 2), (20_000, 4)],
         ),
+        # an event that comes again while it waits for the rate takes no second place of the limit
+        (
+            "limit: {running: 2}, rate: {count: 1, per: 1s}",
+            0,
+            [(0, "a1"), (1, "a2"), (2, "a2"), (5_000, "a3"), (5_001, "a4"), (5_002, "a4"), (10_000, "a5")],
+            [(0, 1), (1_000, 2), (5_000, 3), (6_000, 4), (10_000, 5)],
+        ),
         # tests run as if the rule were not paused
         ("mode: paused", 0, [(0, "a1"), (1, "a2")], [(0, 1), (1, 2)]),
         # after operators
