@@ -124,7 +124,7 @@ def _fold_tick(states: States, tick: Tick, partition: int, offset: int) -> list[
         if (work := _RuleWork.of(states, limits.rule, partition, offset)) is not None:
             found += work.change(limits, tick.at_ms)
     due = [where for where in states.due(tick.at_ms, offset, TICK_WINDOWS) if where.operator in MEMBERS]
-    for rule in dict(tick.retired):
+    for rule in {rule: operator for rule, operator in tick.retired if operator in MEMBERS}:
         if (work := _RuleWork.of(states, rule, partition, offset)) is not None:
             work.retire({operator for name, operator in tick.retired if name == rule})
     for rule, operator in tick.retired:

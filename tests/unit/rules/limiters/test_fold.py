@@ -388,3 +388,9 @@ def test_an_event_of_before_the_limits_passes() -> None:
     event = BufferedEvent(3, "/s", "1", b"\x90")
     old = ClosedWindow(VERSION, "r", "f", 1, "", (), 0, 3, 4, "first", (event,))
     assert fold_record(InMemoryStates(), old, 0, 9) == [old]
+
+
+def test_a_rule_without_limits_has_no_state_of_them() -> None:
+    states = InMemoryStates()
+    assert fold_record(states, Tick(VERSION, 1, (("r", "batch"),)), 0, 0) == []
+    assert states.states == {}
