@@ -23,6 +23,7 @@ from oncue.view.lists import take
 from oncue.view.lookups import DeadRow, dead_letter
 
 PART = 50  # events whose tasks are read together
+NEAR = 4_000  # rows behind a page's cursor that are read before the whole time is looked through
 PAGE_TASKS = 5_000  # after which a page ends
 MOST_TASKS = 50_000  # of one part of a page; of more, the event is not accounted for
 MOST_LETTERS = 20  # of one event, newest first
@@ -72,11 +73,14 @@ def page(
     The events of a page have a few MB.
     """
     since_ms, until_ms = since_us // 1000, until_us // 1000 if until_us else _FOREVER
-    low, high = db.execute(_BOUNDS, (since_ms, until_ms)).fetchone()
-    if low is None:
-        return [], None
-    given = (max(after, low - 1), high, since_ms, until_ms, limit + 1)
-    taken, more = take(db.execute(_EVENTS, given), limit)
+    near = (after, after + NEAR, since_ms, until_ms, limit + 1)
+    taken, more = take(db.execute(_EVENTS, near), limit)
+    if not more:  # there may be others farther away
+        low, high = db.execute(_BOUNDS, (since_ms, until_ms)).fetchone()
+        if low is None:
+            return [], None
+        given = (max(after, low - 1), high, since_ms, until_ms, limit + 1)
+        taken, more = take(db.execute(_EVENTS, given), limit)
     rows = [(n, event_row(*rest)) for n, *rest in taken]
     found: list[EventAccount] = []
     tasks = 0
