@@ -11,7 +11,7 @@ by `LimitsState.applied`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,7 +29,7 @@ from oncue.rules.limiters.base import (
 )
 from oncue.rules.limiters.catalog import MEMBERS, PAUSE, RANK, resolve_limiters
 from oncue.rules.limiters.failures import FailuresLimiter, FailuresState
-from oncue.rules.limiters.pause import PauseState
+from oncue.rules.limiters.pause import PauseLimiter, PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.records import (
     TELL,
@@ -339,6 +339,15 @@ class _RuleWork:
         left = sum(len(item.row) for item in newest)
         self._put(where, msgspec.structs.replace(state, queued=len(newest), queued_bytes=left), at_ms)
 
+    def _is_paused(self, where: StateKey, at_ms: int) -> bool:
+        """Return True if a pause lets none of a later queue pass now."""
+        for each in self._options.limiters:
+            if isinstance(each, PauseLimiter | FailuresLimiter) and RANK[each.name()] < RANK[where.operator]:
+                state: Any = self._state(StateKey(self._rule, each.name(), ""), each)
+                if not each.has_room(state, at_ms):
+                    return True
+        return False
+
     def _hold(self, where: StateKey, at_ms: int, most: int) -> list[ClosedWindow]:
         """Let the first of a queue wait for the end of the pause; return those without room."""
         state = self._states.get(where)
@@ -364,7 +373,7 @@ class _RuleWork:
 
         While the rule is paused, those of its other queues wait for the end of the pause.
         """
-        if where.operator != PAUSE and self._options.of(PAUSE) is not None:
+        if self._is_paused(where, at_ms):
             return self._hold(where, at_ms, most)
         found: list[ClosedWindow] = []
         before = self._states.get(where)

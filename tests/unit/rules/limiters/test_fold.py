@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oncue.protocol.codec import encode
-from oncue.protocol.records import OK, VERSION
+from oncue.protocol.records import ERROR, OK, VERSION
 from oncue.rules.limiters.base import DROPPED, AnyLimiter, LimiterState
 from oncue.rules.limiters.catalog import MEMBERS
+from oncue.rules.limiters.failures import FailuresLimiter
 from oncue.rules.limiters.pause import PauseLimiter, pause_limiter
 from oncue.rules.limiters.rate import RateLimiter, RateState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
@@ -298,6 +299,25 @@ def test_of_those_that_wait_for_a_limit_the_latest_runs_after_a_pause() -> None:
     history.end(firing_id(history.fired[0]), 3)
     history.append(deployed(3, one, retired=(("r", "mode"),)))
     assert (ids(history.fired), history.states.suppressed, history.waiting()) == (["0", "3"], 2, 0)
+
+
+def test_after_failures_what_waits_for_a_limit_or_rate_waits_for_a_person() -> None:
+    failures, one, rate = FailuresLimiter("", failures=1), RunningLimiter("", running=2), RateLimiter("", per_ms=10)
+    history = History()
+    for n in range(4):  # 0 runs, 1 waits for the rate, 2 and 3 for the limit
+        history.append(limited((), (failures, one, rate), n, 1, "a"))
+    history.running.clear()
+    history.append(TaskEnd(VERSION, "r", firing_id(history.fired[0]), 0, 1, ERROR, 5))
+    for at_ms in range(10, 100, 10):
+        history.append(Tick(VERSION, at_ms))
+    assert (ids(history.fired), history.waiting(), history.states.next_due_ms()) == (["0"], 3, 0)
+
+    history.append(deployed(2, failures.resumed(100), one, rate, at_ms=100))
+    for at_ms in range(110, 200, 10):
+        while history.running:
+            history.end(min(history.running), at_ms)
+        history.append(Tick(VERSION, at_ms))
+    assert (sorted(ids(history.fired)), history.waiting()) == (["0", "1", "2", "3"], 0)
 
 
 def test_what_waits_of_a_paused_rule_runs_once_it_has_no_limits() -> None:
