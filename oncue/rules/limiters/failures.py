@@ -23,6 +23,9 @@ class FailuresState(LimiterState, tag="pause_on_failures", frozen=True):
     failed: bytes = b""  # the task that failed last
     counted: tuple[bytes, ...] = ()  # tasks whose outcome is in it, the newest last
 
+    def due_ms(self) -> int:
+        return 1 if self.queued and not self.stopped_ms else 0
+
     def forget_ms(self) -> int:
         return 0 if self.queued or self.stopped_ms or self.in_row else self.at_ms or 1
 

@@ -25,7 +25,7 @@ from oncue.rules.operators.batch import BatchOperator
 from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
 from oncue.rules.stateful.fold import StateKey
-from oncue.rules.stateful.limits import firing_id, fold_record
+from oncue.rules.stateful.limits import RELEASED, firing_id, fold_record
 from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.testing.simulation import InMemoryStates
 from tests.unit.rules.stateful.test_changelog_states import FATES, Worker, log_batch
@@ -318,6 +318,19 @@ def test_after_failures_what_waits_for_a_limit_or_rate_waits_for_a_person() -> N
             history.end(min(history.running), at_ms)
         history.append(Tick(VERSION, at_ms))
     assert (sorted(ids(history.fired)), history.waiting()) == (["0", "1", "2", "3"], 0)
+
+
+def test_all_that_waits_after_failures_runs_later() -> None:
+    history, failures = History(), FailuresLimiter("", queue=RELEASED + 9, failures=1)
+    history.append(limited((), (failures,), 0, 1, "a"))
+    history.append(TaskEnd(VERSION, "r", firing_id(history.fired[0]), 0, 1, ERROR, 5))
+    for n in range(1, RELEASED + 9):
+        history.append(limited((), (failures,), n, 6, "a"))
+    assert (len(history.fired), history.states.next_due_ms()) == (1, 0)
+    history.append(deployed(2, failures.resumed(100), at_ms=100))
+    while at_ms := history.states.next_due_ms():
+        history.append(Tick(VERSION, 100 + at_ms))
+    assert (len(history.fired), history.waiting()) == (RELEASED + 9, 0)
 
 
 def test_what_waits_of_a_paused_rule_runs_once_it_has_no_limits() -> None:
