@@ -349,7 +349,7 @@ class _RuleWork:
         return False
 
     def _hold(self, where: StateKey, at_ms: int, most: int) -> list[ClosedWindow]:
-        """Let the first of a queue wait for the end of the pause; return those without room."""
+        """Let the first of a queue wait for the pause; return those without room."""
         state = self._states.get(where)
         if most <= 0 or not isinstance(state, LimiterState):
             return []
