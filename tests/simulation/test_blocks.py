@@ -15,6 +15,7 @@ from oncue.endpoint.blocks.scaling import Demand
 from oncue.endpoint.blocks.table import BlockTable
 from oncue.endpoint.providers.jobs import JobState, JobStatus
 from tests.simulation.block_world import BlockWorld
+from tests.simulation.mutants import first_that_fails
 
 SEEDS, BUNCH, MUTANT_SEEDS = 400, 100, 400
 
@@ -155,9 +156,4 @@ class GivesUpLateJobs(BlockTable):
     ],
 )
 def test_a_bug_on_purpose_is_found_in_blocks(table: type[BlockTable]) -> None:
-    for seed in range(MUTANT_SEEDS):
-        try:
-            BlockWorld(seed, table_class=table).run()
-        except Exception:
-            return
-    pytest.fail(f"{MUTANT_SEEDS} seeds did not find it")
+    first_that_fails(lambda seed: BlockWorld(seed, table_class=table), range(MUTANT_SEEDS))

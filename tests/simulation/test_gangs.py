@@ -8,6 +8,7 @@ from oncue.endpoint.nodes.gangs import Ends, Gangs
 from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.protocol.records import Ended
 from tests.simulation.gangs import GangWorld
+from tests.simulation.mutants import first_that_fails
 
 SEEDS, BUNCH = 30, 15
 MUTANT_SEEDS = 100
@@ -91,12 +92,7 @@ class NeverSettles(Gangs):
     ],
 )
 def test_bugs_are_found(mutant: type[Gangs], first: int) -> None:
-    for seed in range(first, first + MUTANT_SEEDS):
-        try:
-            GangWorld(seed, gangs_class=mutant).run()
-        except Exception:
-            return
-    pytest.fail("not found")
+    first_that_fails(lambda seed: GangWorld(seed, gangs_class=mutant), range(first, first + MUTANT_SEEDS))
 
 
 def test_an_agent_that_dies_again_and_again_loses_no_task_over_several_nodes() -> None:

@@ -9,6 +9,7 @@ from oncue.endpoint.nodes.node_pool import NodePool
 from oncue.endpoint.nodes.node_session import NodePhase
 from oncue.protocol import bridge
 from oncue.protocol.records import Ended, TaskRecord
+from tests.simulation.mutants import first_that_fails
 from tests.simulation.nodes import NodeWorld
 
 SEEDS, BUNCH = 80, 20
@@ -112,12 +113,7 @@ class NeverBelieves(NodePool):
     ],
 )
 def test_bugs_are_found(mutant: type[NodePool], crashes: float) -> None:
-    for seed in range(MUTANT_SEEDS):
-        try:
-            NodeWorld(seed, pool_class=mutant, crashes=crashes).run()
-        except Exception:
-            return
-    pytest.fail("not found")
+    first_that_fails(lambda seed: NodeWorld(seed, pool_class=mutant, crashes=crashes), range(MUTANT_SEEDS))
 
 
 def test_an_agent_that_dies_again_and_again_loses_nothing() -> None:

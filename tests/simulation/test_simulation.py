@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,21 +19,11 @@ from oncue.protocol.codec import decode
 from oncue.protocol.records import Call, Ended
 from tests.simulation.many import ManyWorld
 from tests.simulation.member import Member
+from tests.simulation.mutants import first_that_fails
 from tests.simulation.world import World
 
 SEEDS, BUNCH = 1_500, 100
 MUTANT_SEEDS = 250
-
-
-def first_that_fails(make: Callable[[int], World], seeds: range = range(MUTANT_SEEDS)) -> World:
-    """Run the seeds until a bug on purpose is found; fail if it is not."""
-    for seed in seeds:
-        world = make(seed)
-        try:
-            world.run()
-        except Exception:
-            return world
-    pytest.fail(f"{seeds} did not find it")
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BUNCH))
@@ -134,7 +124,7 @@ class NeverHolds(EndpointChannel):
     ],
 )
 def test_a_bug_on_purpose_is_found(agent: type[Agent], channel: type[EndpointChannel]) -> None:
-    first_that_fails(lambda seed: World(seed, agent_class=agent, channel_class=channel))
+    first_that_fails(lambda seed: World(seed, agent_class=agent, channel_class=channel), range(MUTANT_SEEDS))
 
 
 class SystemTime(ProcessClock):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,9 +24,8 @@ from oncue.rules.operators.dedupe import DedupeOperator
 from oncue.rules.operators.records import BufferedEvent, ClosedWindow, Match, MatchesRecord, RuleLimits, TaskEnd, Tick
 from oncue.rules.stateful.fold import StateKey
 from oncue.rules.stateful.limits import RELEASED, firing_id, fold_record
-from oncue.rules.stateful.sqlite_states import SqliteStates
 from oncue.rules.testing.simulation import InMemoryStates
-from tests.unit.rules.stateful.test_changelog_states import FATES, Worker, log_batch
+from tests.unit.rules.stateful.test_changelog_states import through_crashes
 from tests.unit.rules.stateful.test_fold import match, same
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
@@ -184,23 +181,7 @@ def test_repeated_records_change_nothing(made: tuple[History, list[AnyLimiter]],
 @settings(SLOW, max_examples=60)
 @given(histories(), st.data())
 def test_both_stores_fire_the_same_through_crashes(made: tuple[History, list[AnyLimiter]], data: st.DataObject) -> None:
-    records = made[0].records
-    worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
-    while (at := worker.table.progress.next) < len(records):
-        first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
-        last = data.draw(st.integers(at, len(records) - 1))
-        on_kafka += worker.step(log_batch(records, first, last), data.draw(st.sampled_from(FATES)))
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStates(Path(folder) / "windows.db")
-        while (at := store.parts.get(0, (0, 0))[0]) < len(records):
-            last = data.draw(st.integers(at, len(records) - 1))
-            group = store.fold_batches([log_batch(records, at, last)])
-            killed = data.draw(st.booleans())
-            if not killed:
-                store.store(group)
-                embedded += [closed for _, _, closed in group.closed]
-        summary = store.summary()
-        store.close()
+    worker, on_kafka, embedded, summary = through_crashes(made[0].records, data)
     assert on_kafka == embedded == made[0].fired
     assert worker.table.summary() == summary
 

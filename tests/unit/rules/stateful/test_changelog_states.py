@@ -63,16 +63,19 @@ class Worker:
 FATES = ["lives", "lives", "killed before the commit", "killed after the commit"]
 
 
-@settings(max_examples=80, deadline=None)
-@given(streams(), st.data())
-def test_both_stores_fire_the_same_windows_through_crashes(records: list[MatchesRecord], data: st.DataObject) -> None:
-    expected = folded(InMemoryStates(), enumerate(records))
+def through_crashes(
+    records: list[MatchesRecord], data: st.DataObject, *, compacts: bool = False
+) -> tuple[Worker, list[ClosedWindow], list[ClosedWindow], object]:
+    """Fold records in both stores, which die at random.
+
+    Return (the worker, what fired on Kafka, what fired embedded, the embedded store's summary).
+    """
     worker, on_kafka, embedded = Worker(), list[ClosedWindow](), list[ClosedWindow]()
     while (at := worker.table.progress.next) < len(records):
         first = data.draw(st.integers(max(0, at - 3), at))  # what is known already may come again
         last = data.draw(st.integers(at, len(records) - 1))
         on_kafka += worker.step(log_batch(records, first, last), data.draw(st.sampled_from(FATES)))
-        if data.draw(st.booleans()):
+        if compacts and data.draw(st.booleans()):
             worker.compact()
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStates(Path(folder) / "windows.db")
@@ -85,6 +88,14 @@ def test_both_stores_fire_the_same_windows_through_crashes(records: list[Matches
                 embedded += [closed for _, _, closed in group.closed]
         summary = store.summary()
         store.close()
+    return worker, on_kafka, embedded, summary
+
+
+@settings(max_examples=80, deadline=None)
+@given(streams(), st.data())
+def test_both_stores_fire_the_same_windows_through_crashes(records: list[MatchesRecord], data: st.DataObject) -> None:
+    expected = folded(InMemoryStates(), enumerate(records))
+    worker, on_kafka, embedded, summary = through_crashes(records, data, compacts=True)
     assert on_kafka == embedded == expected
     assert len({window_id_seed(c) for c in on_kafka}) == len(on_kafka)
     assert worker.table.summary() == summary
