@@ -53,6 +53,11 @@ def derived_ids(ms: int, seed: bytes, count: int = 1, first: int = 0) -> list[by
     return [(base + i).to_bytes(16, "big") for i in range(count)]
 
 
+def nth_id(prefix: bytes, index: int) -> bytes:
+    """Return the id at an index of the batch whose ids begin so."""
+    return prefix + index.to_bytes(16 - PREFIX, "big")
+
+
 DIGEST_BYTES = 8
 
 

@@ -21,7 +21,6 @@ from oncue.protocol.records import Ended
 S = TypeVar("S")
 BATCH_TASKS = 1_024
 BATCH_BYTES = 8 * 1024 * 1024
-PREFIX = 14  # bytes of an id that all tasks of a batch share
 ALL, ACCEPTED = -1, -2  # events that a thread can wait for, besides one task's index
 
 
@@ -61,7 +60,7 @@ class Batch(Generic[S]):
         self.key = ids.new_uuid7()
         first = ids.batch_ids(subject, self.key, 1)[0]
         self.first = int.from_bytes(first, "big")
-        self.prefix = first[:PREFIX]
+        self.prefix = first[: ids.PREFIX]
         self.payloads: list[bytes] = []
         self.size_bytes = 0
         self.ended: list[Ended | None] = []
@@ -82,7 +81,7 @@ class Batch(Generic[S]):
         The outcome stream does not deliver its outcome: `pid` 0 is no process.
         """
         batch = cls(session, "", "", "", Options())
-        batch.first, batch.prefix = int.from_bytes(task_id, "big"), task_id[:PREFIX]
+        batch.first, batch.prefix = int.from_bytes(task_id, "big"), task_id[: ids.PREFIX]
         batch.ended, batch.sealed, batch.pid = [None], True, 0
         return batch
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 
-from oncue.client.batch import ACCEPTED, PREFIX, Batch
+from oncue.client.batch import ACCEPTED, Batch
 from oncue.client.http import LIMITED_S, Answer, Broken, Connection, Http, problem
 from oncue.errors import OncueError, RateLimited
+from oncue.ids import PREFIX
 from oncue.protocol.api import Outcome
 
 log = logging.getLogger("oncue.client")

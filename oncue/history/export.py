@@ -8,7 +8,7 @@ than that (OVERLAP_US), and the tasks that were open.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from oncue.client import Client
 from oncue.errors import Invalid, NotFound
@@ -24,7 +24,7 @@ from oncue.history.rows import (
     task_files,
     task_row,
 )
-from oncue.protocol.api import EventInfo, TaskInfo
+from oncue.protocol.api import EventCount, EventInfo, TaskCount, TaskInfo
 
 PAGE = 500
 # Read again each time: clocks of servers differ, and views lag behind the log.
@@ -34,63 +34,42 @@ ASKED = 1_000  # open tasks that are asked for one by one; of more, the list is 
 Report = Callable[[str, int, int | None], None]  # what, done, total (None: not known)
 
 
-class _List(Protocol):
-    """One list of the server."""
+class _Listed(Protocol):
+    """A resource of the client with a list."""
+
+    def page(self, *, cursor: str, limit: int, since_us: int) -> tuple[list[Any], str | None]: ...
+    def count(self, *, since_us: int) -> EventCount | TaskCount: ...
+
+
+class _Source(NamedTuple):
+    """One list of the server, and the rows of its items."""
 
     name: str
-
-    def page(self, cursor: str, since_us: int) -> tuple[list[Any], str | None]: ...
-    def count(self, since_us: int) -> tuple[int, bool]: ...
-    def at_us(self, item: Any) -> int: ...
-    def rows(self, items: list[Any]) -> dict[str, list[Row]]: ...
+    listed: _Listed
+    at_us: Callable[[Any], int]
+    rows: Callable[[list[Any]], dict[str, list[Row]]]
 
 
-class _Events:
-    name = "events"
-
-    def __init__(self, client: Client, file: HistoryFile) -> None:
-        self._client, self._file = client, file
-
-    def page(self, cursor: str, since_us: int) -> tuple[list[EventInfo], str | None]:
-        return self._client.events.page(cursor=cursor, limit=PAGE, since_us=since_us)
-
-    def count(self, since_us: int) -> tuple[int, bool]:
-        found = self._client.events.count(since_us=since_us)
-        return found.count, found.more
-
-    def at_us(self, item: EventInfo) -> int:
-        return item.at_us
-
-    def rows(self, items: list[EventInfo]) -> dict[str, list[Row]]:
+def _events(client: Client, file: HistoryFile) -> _Source:
+    def rows(items: list[EventInfo]) -> dict[str, list[Row]]:
         events = [event_row(item) for item in items]
-        self._file.check_same_log(events)
+        file.check_same_log(events)
         return {"events": events, "files": [row for item in items for row in event_files(item)]}
 
+    return _Source("events", client.events, lambda item: item.at_us, rows)
 
-class _Tasks:
-    name = "tasks"
 
-    def __init__(self, client: Client, file: HistoryFile) -> None:
-        self._client, self._file = client, file
-
-    def page(self, cursor: str, since_us: int) -> tuple[list[TaskInfo], str | None]:
-        return self._client.tasks.page(cursor=cursor, limit=PAGE, since_us=since_us)
-
-    def count(self, since_us: int) -> tuple[int, bool]:
-        found = self._client.tasks.count(since_us=since_us)
-        return found.count, found.more
-
-    def at_us(self, item: TaskInfo) -> int:
-        return item.accepted_us
-
-    def rows(self, items: list[TaskInfo]) -> dict[str, list[Row]]:
-        offsets = self._file.events_of(task.event for task in items if task.event)
+def _tasks(client: Client, file: HistoryFile) -> _Source:
+    def rows(items: list[TaskInfo]) -> dict[str, list[Row]]:
+        offsets = file.events_of(task.event for task in items if task.event)
         return {
             "tasks": [task_row(task, offsets.get(task.event) if task.event else None) for task in items],
             "attempts": [row for task in items for row in attempt_rows(task)],
             "outcomes": [row for task in items for row in outcome_rows(task)],
             "files": [row for task in items for row in task_files(task)],
         }
+
+    return _Source("tasks", client.tasks, lambda item: item.accepted_us, rows)
 
 
 def export(client: Client, file: HistoryFile, report: Report, *, full: bool = False) -> None:
@@ -101,8 +80,8 @@ def export(client: Client, file: HistoryFile, report: Report, *, full: bool = Fa
     """
     server = client.me.server_id
     file.replace_rules([rule_row(rule) for rule in client.rules.list()])
-    _read(_Events(client, file), file, report, server, 0 if full else None)
-    tasks = _Tasks(client, file)
+    _read(_events(client, file), file, report, server, 0 if full else None)
+    tasks = _tasks(client, file)
     open_tasks = file.open_tasks(ASKED + 1)
     many = len(open_tasks) > ASKED
     _read(tasks, file, report, server, 0 if full else file.oldest_open_us() if many else None)
@@ -110,7 +89,7 @@ def export(client: Client, file: HistoryFile, report: Report, *, full: bool = Fa
         _read_ended(client, tasks, open_tasks, file, report)
 
 
-def _read(source: _List, file: HistoryFile, report: Report, server: str, since_us: int | None) -> None:
+def _read(source: _Source, file: HistoryFile, report: Report, server: str, since_us: int | None) -> None:
     """Read a list: the interval that was begun, then what has come since.
 
     `since_us`: read from there on, if that is earlier.
@@ -126,14 +105,14 @@ def _read(source: _List, file: HistoryFile, report: Report, server: str, since_u
     _read_interval(source, file, report, progress, server)
 
 
-def _read_interval(source: _List, file: HistoryFile, report: Report, progress: Progress, server: str) -> Progress:
+def _read_interval(source: _Source, file: HistoryFile, report: Report, progress: Progress, server: str) -> Progress:
     """Read the pages of an interval from its cursor on; return the progress after it."""
-    count, more = source.count(progress.since_us)
-    total, done = None if more else count, 0
+    counted = source.listed.count(since_us=progress.since_us)
+    total, done = None if counted.more else counted.count, 0
     progress.server = server
     while True:
         try:
-            items, following = source.page(progress.cursor, progress.since_us)
+            items, following = source.listed.page(cursor=progress.cursor, limit=PAGE, since_us=progress.since_us)
         except Invalid:  # the view was rebuilt: begin with the newest again
             if not progress.cursor:
                 raise
@@ -150,7 +129,7 @@ def _read_interval(source: _List, file: HistoryFile, report: Report, progress: P
             return progress
 
 
-def _read_ended(client: Client, tasks: _Tasks, open_tasks: Sequence[str], file: HistoryFile, report: Report) -> None:
+def _read_ended(client: Client, tasks: _Source, open_tasks: Sequence[str], file: HistoryFile, report: Report) -> None:
     """Read the tasks that were open before, and are so in the file still."""
     left = set(file.open_tasks(ASKED * 2)).intersection(open_tasks)
     progress = file.progress(tasks.name)

@@ -12,7 +12,7 @@ import msgspec
 from oncue.quantities import duration_text
 from oncue.rules.limiters.base import Limiter, LimiterState, Verdict, key_text, parse_queue
 from oncue.rules.operators.base import OperatorFinding
-from oncue.rules.operators.options import about, duration, whole_number
+from oncue.rules.operators.options import about, duration, require, whole_number
 from oncue.strict_yaml.document import Node, Problems
 
 MOST = 1_000  # firings whose times are remembered
@@ -49,9 +49,7 @@ class RateLimiter(Limiter[RateState], tag="rate", frozen=True):
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
         get = node.value.get
-        for option in ("count", "per"):
-            if option not in node.value:
-                problems.add(node, f"`rate` lacks the key {option!r}", f"rate: {cls.EXAMPLE}")
+        require(node, "rate", cls.EXAMPLE, ("count", "per"), problems)
         count = whole_number(get("count"), "rate.count", MOST, problems)
         return cls(key, *parse_queue("rate", node, problems), count, duration(get("per"), "rate.per", problems))
 

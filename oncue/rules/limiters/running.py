@@ -10,10 +10,11 @@ from typing import Self
 
 import msgspec
 
+from oncue.ids import nth_id
 from oncue.protocol.records import Stored
 from oncue.rules.limiters.base import Limiter, LimiterState, Verdict, key_text, one_of, parse_queue
 from oncue.rules.operators.base import OperatorFinding
-from oncue.rules.operators.options import whole_number
+from oncue.rules.operators.options import require, whole_number
 from oncue.strict_yaml.document import Node, Problems
 
 OVERLAPS = ("queue", "skip", "newest")
@@ -63,8 +64,7 @@ class RunningLimiter(Limiter[RunningState], tag="limit", frozen=True):
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
         get = node.value.get
-        if "running" not in node.value:
-            problems.add(node, "`limit` lacks the key 'running'", f"limit: {cls.EXAMPLE}")
+        require(node, "limit", cls.EXAMPLE, ("running",), problems)
         running = whole_number(get("running"), "limit.running", MOST, problems)
         overlap = one_of(get("overlap"), "limit.overlap", OVERLAPS, problems)
         queue, full = parse_queue("limit", node, problems)
@@ -108,7 +108,7 @@ class RunningLimiter(Limiter[RunningState], tag="limit", frozen=True):
         return f"{state.queued:,} wait: {self._found(state, key)}"
 
     def _found(self, state: RunningState, key: str) -> str:
-        tasks = [(r.firing + b"\0\0").hex() for r in state.running[:SHOWN]]
+        tasks = [nth_id(r.firing, 0).hex() for r in state.running[:SHOWN]]
         more = f" and {len(state.running) - SHOWN:,} more" if len(state.running) > SHOWN else ""
         named = f": {'tasks' if len(state.running) > 1 else 'task'} {', '.join(tasks)}{more}" if tasks else ""
         return f"{len(state.running):,} of at most {self.running:,} run{key_text(self, key)}{named}"

@@ -23,7 +23,7 @@ from oncue.rules.operators.base import (
     OperatorState,
     Step,
 )
-from oncue.rules.operators.options import about, duration
+from oncue.rules.operators.options import about, duration, require
 from oncue.rules.operators.patterns import pattern_hash
 from oncue.rules.operators.records import DROP, Match, Waited
 from oncue.rules.operators.selection import Parsers, PatternSelector, Selector
@@ -51,7 +51,7 @@ class AbsentState(OperatorState, tag="absent", frozen=True):
         return self.until - self.within_ms
 
     def moved(self, by_ms: int) -> Self:
-        first = self.first and self.first._replace(opened_ms=self.first.opened_ms + by_ms)
+        first = self.first and self.first.moved(by_ms)
         return msgspec.structs.replace(self, until=self.until + by_ms, first=first)
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
@@ -79,9 +79,7 @@ class AbsentOperator(Operator[AbsentState], tag="absent", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        for option in cls.OPTIONS:
-            if option not in node.value:
-                problems.add(node, f"`absent` lacks the key {option!r}", f"absent: {cls.EXAMPLE}")
+        require(node, "absent", cls.EXAMPLE, cls.OPTIONS, problems)
         patterns = "".join(pattern_hash(node.value.get(option)) for option in (AFTER, EXPECT))
         return cls(key, duration(node.value.get("within"), "absent.within", problems), patterns)
 

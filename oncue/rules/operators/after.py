@@ -14,7 +14,7 @@ from oncue.protocol.records import Event
 from oncue.quantities import duration_text
 from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import BUFFER, Fire, Operator, OperatorFinding, OperatorState, Step
-from oncue.rules.operators.options import about, duration, utc_text
+from oncue.rules.operators.options import about, duration, require, utc_text
 from oncue.rules.operators.records import Match
 from oncue.strict_yaml.document import Node, Problems
 
@@ -67,8 +67,7 @@ class AfterOperator(Operator[AfterState], tag="after", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        if "delay" not in node.value:
-            problems.add(node, "`after` lacks the key 'delay'", f"after: {cls.EXAMPLE}")
+        if not require(node, "after", cls.EXAMPLE, ("delay",), problems):
             return None
         return cls(key, duration(node.value["delay"], "after", problems))
 

@@ -45,6 +45,10 @@ class Fire(NamedTuple):
     version: int
     needs: tuple[str, ...]  # names of the values of a buffered event
 
+    def moved(self, by_ms: int) -> Self:
+        """Return the firing with its time moved."""
+        return self._replace(opened_ms=self.opened_ms + by_ms)
+
     @classmethod
     def of(cls, reason: str, match: Match, offset: int) -> Self:
         """Return the firing of a buffer with this match alone."""

@@ -23,7 +23,7 @@ from oncue.rules.operators.base import (
     Step,
 )
 from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
-from oncue.rules.operators.options import duration, whole_number
+from oncue.rules.operators.options import duration, require, whole_number
 from oncue.rules.operators.records import Match
 from oncue.strict_yaml.document import Node, Problems
 
@@ -71,9 +71,7 @@ class CountOperator(Operator[CountState], tag="count", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        for option in cls.OPTIONS:
-            if option not in node.value:
-                problems.add(node, f"`count` lacks the key {option!r}", f"count: {cls.EXAMPLE}")
+        require(node, "count", cls.EXAMPLE, cls.OPTIONS, problems)
         n = whole_number(node.value.get("n"), "count.n", MOST, problems)
         return cls(key, n, duration(node.value.get("within"), "count.within", problems))
 

@@ -12,7 +12,7 @@ import msgspec
 
 from oncue.quantities import duration_text
 from oncue.rules.operators.base import BUFFER, DISCARD, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
-from oncue.rules.operators.options import about, duration
+from oncue.rules.operators.options import about, duration, require
 from oncue.rules.operators.records import Match
 from oncue.strict_yaml.document import Node, Problems
 
@@ -58,8 +58,7 @@ class DebounceOperator(Operator[DebounceState], tag="debounce", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        if "quiet" not in node.value:
-            problems.add(node, "`debounce` lacks the key 'quiet'", f"debounce: {cls.EXAMPLE}")
+        if not require(node, "debounce", cls.EXAMPLE, ("quiet",), problems):
             return None
         quiet_ms = duration(node.value["quiet"], "debounce.quiet", problems)
         max_ms = duration(node.value.get("max"), "debounce.max", problems)

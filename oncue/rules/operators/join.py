@@ -16,7 +16,7 @@ from oncue.quantities import duration_text
 from oncue.rules.matching.template import Refer, Template, compile_args
 from oncue.rules.operators.base import BUFFER, Close, Effect, Fire, Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
-from oncue.rules.operators.options import about, duration, whole_number
+from oncue.rules.operators.options import about, duration, require, whole_number
 from oncue.rules.operators.patterns import named_patterns, pattern_hash
 from oncue.rules.operators.records import DEAD, DROP, Match, Waited
 from oncue.rules.operators.selection import MOST_NAMES, Parsers, Selector, ValueSelector
@@ -59,7 +59,7 @@ class JoinState(OperatorState, tag="join", frozen=True):
         return self.until - self.deadline_ms
 
     def moved(self, by_ms: int) -> Self:
-        first = self.first and self.first._replace(opened_ms=self.first.opened_ms + by_ms)
+        first = self.first and self.first.moved(by_ms)
         return msgspec.structs.replace(self, until=self.until + by_ms, first=first)
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
@@ -169,8 +169,7 @@ class JoinOperator(Operator[JoinState], tag="join", frozen=True):
             problems.add(node.at_key("by"), "`join.by` is for `count` and `list`", "the names are those of `all`")
         if "list" in node.value and "by" not in node.value:
             problems.add(node, "`join.list` needs `by`", 'the name of an event in the list: by: "${data.name}"')
-        if "deadline" not in node.value:
-            problems.add(node, "`join` lacks the key 'deadline'", f"join: {cls.EXAMPLE}")
+        require(node, "join", cls.EXAMPLE, ("deadline",), problems)
         then = get("then")
         if then is not None and then.value not in ENDS:
             problems.add(then, f"join.then is {then.value!r}", nearest(str(then.value), ENDS))

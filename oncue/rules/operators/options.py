@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,14 @@ from oncue.rules.matching.fields import Get, getter
 from oncue.strict_yaml.document import Node, Problems
 
 MAX_DURATION_MS = 30 * 86_400_000
+
+
+def require(node: Node, name: str, example: str, options: Collection[str], problems: Problems) -> bool:
+    """Return True if a mapping has these options; missing ones are problems."""
+    missing = [option for option in options if option not in node.value]
+    for option in missing:
+        problems.add(node, f"`{name}` lacks the key {option!r}", f"{name}: {example}")
+    return not missing
 
 
 def duration(node: Node | None, name: str, problems: Problems) -> int:

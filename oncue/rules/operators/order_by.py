@@ -20,7 +20,7 @@ from oncue.rules.matching.fields import MISSING
 from oncue.rules.matching.filters import as_text
 from oncue.rules.operators.base import BufferAt, Fire, FireSpan, Operator, OperatorFinding, OperatorState, Step
 from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
-from oncue.rules.operators.options import MAX_DURATION_MS, about, duration, event_path, value_at
+from oncue.rules.operators.options import MAX_DURATION_MS, about, duration, event_path, require, value_at
 from oncue.rules.operators.records import DEAD, Match, Waited
 from oncue.strict_yaml.document import Node, Problems, nearest
 
@@ -136,8 +136,7 @@ class OrderOperator(Operator[OrderState], tag="order_by", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        if "by" not in node.value:
-            problems.add(node, "`order_by` lacks the key 'by'", f"order_by: {cls.EXAMPLE}")
+        if not require(node, "order_by", cls.EXAMPLE, ("by",), problems):
             return None
         by = event_path(node.value["by"], "order_by.by", "a number", problems)
         start, block = node.value.get("from"), node.value.get("on_block")

@@ -22,7 +22,7 @@ from oncue.rules.operators.base import (
     Step,
 )
 from oncue.rules.operators.batch import WINDOW_BYTES, stored_bytes
-from oncue.rules.operators.options import about, duration
+from oncue.rules.operators.options import about, duration, require
 from oncue.rules.operators.patterns import named_patterns, pattern_hash
 from oncue.rules.operators.records import DEAD, DROP, Match, Waited
 from oncue.rules.operators.selection import Parsers, Selector
@@ -54,7 +54,7 @@ class SequenceState(OperatorState, tag="sequence", frozen=True):
         return self.until - self.within_ms if self.first else self.until
 
     def moved(self, by_ms: int) -> Self:
-        first = self.first and self.first._replace(opened_ms=self.first.opened_ms + by_ms)
+        first = self.first and self.first.moved(by_ms)
         return msgspec.structs.replace(self, until=self.until + by_ms, first=first)
 
     def tick(self, at_ms: int, offset: int, reason: str) -> Step | None:
@@ -83,9 +83,7 @@ class SequenceOperator(Operator[SequenceState], tag="sequence", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        for option in cls.OPTIONS:
-            if option not in node.value:
-                problems.add(node, f"`sequence` lacks the key {option!r}", f"sequence: {cls.EXAMPLE}")
+        require(node, "sequence", cls.EXAMPLE, cls.OPTIONS, problems)
         steps = node.value.get("steps")
         names = _names(steps, problems) if steps is not None else None
         within_ms = duration(node.value.get("within"), "sequence.within", problems)

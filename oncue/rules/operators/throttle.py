@@ -9,7 +9,7 @@ import msgspec
 
 from oncue.quantities import duration_text
 from oncue.rules.operators.base import Operator, OperatorFinding, OperatorState, Step
-from oncue.rules.operators.options import about, duration, whole_number
+from oncue.rules.operators.options import about, duration, require, whole_number
 from oncue.rules.operators.records import Match
 from oncue.strict_yaml.document import Node, Problems
 
@@ -44,8 +44,7 @@ class ThrottleOperator(Operator[ThrottleState], tag="throttle", frozen=True):
 
     @classmethod
     def parse(cls, node: Node, key: str, problems: Problems) -> Self | None:
-        if "per" not in node.value:
-            problems.add(node, "`throttle` lacks the key 'per'", f"throttle: {cls.EXAMPLE}")
+        if not require(node, "throttle", cls.EXAMPLE, ("per",), problems):
             return None
         count = whole_number(node.value.get("count"), "throttle.count", MOST, problems) or 1
         return cls(key, duration(node.value["per"], "throttle.per", problems), count)

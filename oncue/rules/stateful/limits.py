@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from oncue.ids import PREFIX, window_task_ids
+from oncue.ids import PREFIX, nth_id, window_task_ids
 from oncue.protocol.codec import decode, encode
 from oncue.rules.limiters.base import (
     DROPPED,
@@ -322,7 +322,7 @@ class _RuleWork:
         where = StateKey(self._rule, limiter.name(), "")
         found = self._states.get(where)
         state = limiter.adapted(found) if isinstance(found, FailuresState) else FailuresState(-1)
-        task = end.firing + end.index.to_bytes(16 - PREFIX, "big")
+        task = nth_id(end.firing, end.index)
         if (counted := state.after(task, end.status, limiter.failures, end.at_ms)) is not None:
             self._put(where, counted, end.at_ms)
 
