@@ -61,6 +61,8 @@ class Limiter(Stored, Generic[S], frozen=True):
     STATE: ClassVar[type[LimiterState]]
     OPTIONS: ClassVar[tuple[str, ...]]  # keys of its mapping in the rule file, beside `key`
     EXAMPLE: ClassVar[str]
+    # While it has no room, those that wait for later limiters wait too. It has no keys.
+    PAUSES: ClassVar[bool] = False
 
     @classmethod
     def name(cls) -> str:

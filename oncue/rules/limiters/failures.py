@@ -48,6 +48,7 @@ class FailuresLimiter(Limiter[FailuresState], tag="pause_on_failures", frozen=Tr
     STATE = FailuresState
     OPTIONS = ()
     EXAMPLE = "5"
+    PAUSES = True
 
     def admit(self, state: FailuresState, at_ms: int) -> Verdict:
         return Verdict.PASS if not state.queued and self.has_room(state, at_ms) else Verdict.QUEUE

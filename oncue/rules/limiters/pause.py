@@ -24,6 +24,7 @@ class PauseLimiter(Limiter[PauseState], tag="mode", frozen=True):
     STATE = PauseState
     OPTIONS = ()
     EXAMPLE = "paused"
+    PAUSES = True
 
     def counts_all(self) -> bool:
         """Return False if all firings wait.

@@ -11,7 +11,7 @@ by `LimitsState.applied`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,7 +29,7 @@ from oncue.rules.limiters.base import (
 )
 from oncue.rules.limiters.catalog import MEMBERS, PAUSE, RANK, resolve_limiters
 from oncue.rules.limiters.failures import FailuresLimiter, FailuresState
-from oncue.rules.limiters.pause import PauseLimiter, PauseState
+from oncue.rules.limiters.pause import PauseState
 from oncue.rules.limiters.running import RunningLimiter, RunningState
 from oncue.rules.operators.records import (
     TELL,
@@ -332,18 +332,22 @@ class _RuleWork:
     def _drop_older(self, where: StateKey, state: LimiterState, at_ms: int) -> None:
         """Pass over all of a queue but the newest."""
         newest = self._states.release(where)[-1:]
-        for item in newest:
-            self._states.buffer(where, item)
         for _ in range(state.queued - len(newest)):
             self._states.count_suppressed(self._rule)
-        left = sum(len(item.row) for item in newest)
-        self._put(where, msgspec.structs.replace(state, queued=len(newest), queued_bytes=left), at_ms)
+        self._set_queue(where, state, newest, at_ms)
+
+    def _set_queue(self, where: StateKey, state: LimiterState, items: Sequence[BufferedEvent], at_ms: int) -> None:
+        """Let these firings wait in a queue that was released."""
+        for item in items:
+            self._states.buffer(where, item)
+        size = sum(len(item.row) for item in items)
+        self._put(where, msgspec.structs.replace(state, queued=len(items), queued_bytes=size), at_ms)
 
     def _is_paused(self, where: StateKey, at_ms: int) -> bool:
         """Return True if a pause lets none of a later queue pass now."""
         for each in self._options.limiters:
-            if isinstance(each, PauseLimiter | FailuresLimiter) and RANK[each.name()] < RANK[where.operator]:
-                state: Any = self._state(StateKey(self._rule, each.name(), ""), each)
+            if each.PAUSES and RANK[each.name()] < RANK[where.operator]:
+                state = self._state(StateKey(self._rule, each.name(), ""), each)
                 if not each.has_room(state, at_ms):
                     return True
         return False
@@ -354,10 +358,7 @@ class _RuleWork:
         if most <= 0 or not isinstance(state, LimiterState):
             return []
         items = self._states.release(where)
-        for item in items[most:]:
-            self._states.buffer(where, item)
-        left = sum(len(item.row) for item in items[most:])
-        self._put(where, msgspec.structs.replace(state, queued=len(items[most:]), queued_bytes=left), at_ms)
+        self._set_queue(where, state, items[most:], at_ms)
         found: list[ClosedWindow] = []
         for item in items[:most]:
             closed = decode(ClosedWindow, item.row)
