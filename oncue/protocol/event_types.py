@@ -18,6 +18,11 @@ def chain_depth(event: Event) -> int:
     return extension_number(event.extensions.get("oncuedepth")) or 0
 
 
+def mark_us(event: Event) -> int:
+    """Return when the cause of an event happened, in unix µs; 0: not known."""
+    return extension_number(event.extensions.get("oncuemarkus")) or 0
+
+
 def extension_number(value: Any) -> int | None:
     """Return a number in an extension; None: it has none.
 

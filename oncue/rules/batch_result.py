@@ -14,7 +14,7 @@ from oncue.ids import rule_task_ids
 from oncue.log.base import Append, Record, RecordBatch
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import encode
-from oncue.protocol.event_types import FILE_EVENT, OUTCOME_SOURCE, chain_depth, extension_number
+from oncue.protocol.event_types import FILE_EVENT, OUTCOME_SOURCE, chain_depth, extension_number, mark_us
 from oncue.protocol.records import (
     STORED_EVENT_BYTES,
     VERSION,
@@ -148,7 +148,7 @@ class BatchResult:
             deployment.label,
             deployment.version,
             self._accepted_ms(record),
-            _mark_us(event.event),
+            mark_us(event.event),
         )
 
     def take(self, event: Postponed, entry: ActiveRule, answer: Answer) -> None:
@@ -246,8 +246,8 @@ class BatchResult:
             extension_number(event.extensions.get("oncuetimems")),
             len(ready),
         )
-        mark_us = 0 if self._replay else _mark_us(event)  # a replay is no measure of latency
-        self.frames.add(entry, ready, task_ids, (event.source, event.id), mark_us)
+        mark = 0 if self._replay else mark_us(event)  # a replay is no measure of latency
+        self.frames.add(entry, ready, task_ids, (event.source, event.id), mark)
         counts[1] += len(ready)
 
     def _could_not_evaluate(self, entry: ActiveRule, event: Event, why: str) -> None:
@@ -259,7 +259,7 @@ class BatchResult:
         self._counts(entry)[0] += 1
         label, version = entry.deployment.label, entry.deployment.version
         try:
-            match = operators.match(entry.rule.name, label, version, event, at_ms, _mark_us(event))
+            match = operators.match(entry.rule.name, label, version, event, at_ms, mark_us(event))
         except Invalid as e:
             raise RuleError("args", e.message, e.remedy) from None
         self._add_match(entry, Record(encode(match), operators.partition_key(match)))
@@ -415,7 +415,3 @@ def _check_chain(event: Event) -> None:
         "let the function write into another folder, or leave its files out with the trigger's `ignore`;"
         " `loops: allow` if the loop is meant",
     )
-
-
-def _mark_us(event: Event) -> int:
-    return extension_number(event.extensions.get("oncuemarkus")) or 0

@@ -16,10 +16,10 @@ from oncue.errors import Invalid
 from oncue.protocol import cloudevents
 from oncue.protocol.codec import decode
 from oncue.protocol.records import Event
-from oncue.view.lists import MAX_ROWS, state_tests, take
+from oncue.view.lists import MAX_ROWS, parse_row, state_tests, take
 
 SCANNED = 20_000
-_TOP = (1 << 63) - 1
+TOP = (1 << 63) - 1
 COLUMNS = "place, at_ms, type, source, id, value, headers"
 _Headers = tuple[tuple[str, bytes], ...]
 
@@ -53,13 +53,9 @@ class EventRow(msgspec.Struct, frozen=True):
     at_us: int
 
 
-def cursor_top(cursor: str) -> int:
-    """Return the number below which a page begins. Raises Invalid."""
-    if not cursor:
-        return _TOP
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
-    return int(cursor)
+def cursor_row(cursor: str, begin: int = TOP) -> int:
+    """Return the row at which a page begins; `begin` without a cursor. Raises Invalid."""
+    return parse_row(cursor, cursor) if cursor else begin
 
 
 def page(db: sqlite3.Connection, f: EventFilter) -> tuple[list[EventRow], str | None]:
@@ -99,7 +95,7 @@ class _Scan(NamedTuple):
 def _scan(db: sqlite3.Connection, f: EventFilter) -> _Scan | None:
     """Return which events to read; None if no event can match. Raises Invalid."""
     tests = _tests(db, f)
-    first, last = _bounds(db, f, cursor_top(f.cursor))
+    first, last = _bounds(db, f, cursor_row(f.cursor))
     if tests is None or first > last:
         return None
     where, given = tests
@@ -112,7 +108,7 @@ def _scan(db: sqlite3.Connection, f: EventFilter) -> _Scan | None:
 def _bounds(db: sqlite3.Connection, f: EventFilter, below: int) -> tuple[int, int]:
     """Return the first and the last row number that the page may have."""
     if f.since_us or f.until_us:
-        until_ms = -(-f.until_us // 1000) if f.until_us else _TOP
+        until_ms = -(-f.until_us // 1000) if f.until_us else TOP
         text = "SELECT min(n), max(n) FROM event INDEXED BY event_at WHERE at_ms >= ? AND at_ms < ?"
         low, high = db.execute(text, (f.since_us // 1000, until_ms)).fetchone()
     else:

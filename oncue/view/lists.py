@@ -165,15 +165,21 @@ def _rare() -> frozenset[str]:
     return frozenset(word for word, state in _CLOSED.items() if state is not State.SUCCEEDED)
 
 
+def parse_row(text: str, cursor: str) -> int:
+    """Return the row in the text of a cursor. Raises Invalid."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
+    return int(text)
+
+
 def _below(cursor: str, tag: str) -> int | None:
     if not cursor:
         return None
     n, _, of = cursor.partition("-")
-    if not (n.isascii() and n.isdigit() and len(n) < 19):
-        raise Invalid(f"cursor: {cursor!r} is not one", remedy="give back the `next` of the page before, as it was")
+    row = parse_row(n, cursor)
     if of != tag:
         raise Invalid("cursor: the view was rebuilt since", remedy="start the list again, without a cursor")
-    return int(n)
+    return row
 
 
 def _span_words(db: sqlite3.Connection, f: TaskFilter) -> dict[str, int] | None:

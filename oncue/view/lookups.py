@@ -20,7 +20,7 @@ from oncue.protocol.records import (
     TokenRecord,
 )
 from oncue.protocol.reports import Usage
-from oncue.view.event_lists import EventRow, cursor_top, event
+from oncue.view.event_lists import EventRow, cursor_row, event
 from oncue.view.lists import take
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def _page(db: sqlite3.Connection, text: str, cursor: str, limit: int, *given: An
     The cursor is a row's first column, which the statement compares with its first parameter.
     """
     limit = _limit(limit)
-    found, more = take(db.execute(text, (cursor_top(cursor), *given, limit + 1)), limit)
+    found, more = take(db.execute(text, (cursor_row(cursor), *given, limit + 1)), limit)
     return found, str(found[-1][0]) if more else None
 
 

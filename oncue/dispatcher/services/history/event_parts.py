@@ -15,6 +15,7 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.services.history.rules_then import RulesThen
 from oncue.protocol import api as r
 from oncue.protocol.api.reports import DONE, FAILED, MISSING, PASSED_OVER, REPORT_STATES, WAITING
+from oncue.protocol.event_types import mark_us
 from oncue.rules.survey import messages as survey
 from oncue.rules.survey.messages import Verdict
 from oncue.task_lifecycle import State
@@ -182,7 +183,6 @@ def stages(account: EventAccount, at: Circumstances) -> r.ReportStages | None:
         if before is None:
             break
         last = before
-    mark = str(account.row.event.extensions.get("oncuemarkus", ""))
-    mark_us = int(mark) if mark.isascii() and mark.isdigit() and len(mark) <= 18 else 0
-    trigger = max(0, account.row.at_us - mark_us) if mark_us else 0
+    mark = mark_us(account.row.event)
+    trigger = max(0, account.row.at_us - mark) if mark else 0
     return r.ReportStages(trigger=trigger, match=match, wait=wait, run=run)

@@ -14,7 +14,6 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
-from oncue.dispatcher.services.history.cursors import position
 from oncue.errors import Conflict, Invalid, NotFound
 from oncue.log import Record, RecordBatch
 from oncue.protocol import api as r
@@ -27,6 +26,7 @@ from oncue.rules.survey.messages import FAILED, FIRES
 from oncue.rules.survey.surveyor import Surveyor
 from oncue.task_lifecycle import State
 from oncue.view.chains.event_accounts import AccountedTask, EventAccount
+from oncue.view.event_lists import cursor_row
 from oncue.view.record_rows import unpack_position
 
 WHERE, CONDITION = "where", "--where"  # rule that stands for the condition of a replay, and its file's label
@@ -48,7 +48,7 @@ class ReplayService:
         if not request.cursor:
             await self._context.barrier((EVENTS, RESULTS, *self._context.registry.tasks_topics()))
         accounts, following = await self._context.view.accounts(
-            request.since_us, request.until_us or now_us() + 1, position(request.cursor), request.limit
+            request.since_us, request.until_us or now_us() + 1, cursor_row(request.cursor, 0), request.limit
         )
         chosen = [account for account in accounts if _has_state(account, rule, request)]
         chosen = await self._matching(caller, entry, chosen, request.where)

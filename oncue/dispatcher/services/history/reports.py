@@ -13,7 +13,6 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
-from oncue.dispatcher.services.history.cursors import position
 from oncue.dispatcher.services.history.event_parts import Circumstances, needs_preview, reasons, stages
 from oncue.dispatcher.services.history.rules_then import RulesThen
 from oncue.dispatcher.services.stateful_rules import StatefulRuleService
@@ -33,6 +32,7 @@ from oncue.rules.survey.surveyor import SurveyFailed, Surveyor
 from oncue.task_lifecycle import State
 from oncue.view import EventRow
 from oncue.view.chains.event_accounts import EventAccount
+from oncue.view.event_lists import cursor_row
 from oncue.view.record_rows import unpack_position
 
 FAILURES = 200  # of a page, whose reasons are read
@@ -65,7 +65,7 @@ class ReportService:
         There may be more with `next`, even if the page has no items. Raises Invalid, NotFound.
         """
         group = _path(filters.group)
-        after = position(filters.cursor)
+        after = cursor_row(filters.cursor, 0)
         until_us = filters.until_us or now_us() + 1
         only = self._chain(caller, filters.rule)
         at, accounts, following = await self._read(caller, filters, until_us, after, only)

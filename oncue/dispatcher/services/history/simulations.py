@@ -10,7 +10,6 @@ from oncue.dispatcher.auth.identity import Caller
 from oncue.dispatcher.context import ServerContext
 from oncue.dispatcher.off_loop import off_loop
 from oncue.dispatcher.services.deployment.deployed_rules import DeployedRules
-from oncue.dispatcher.services.history.cursors import position
 from oncue.errors import Invalid
 from oncue.protocol import api as r
 from oncue.protocol import cloudevents
@@ -19,6 +18,7 @@ from oncue.protocol.topics import EVENTS
 from oncue.rules.survey.messages import FIRES, MATCHED, NO, SurveyAnswer, Verdict
 from oncue.rules.survey.surveyor import Surveyor
 from oncue.view.chains.event_accounts import EventAccount
+from oncue.view.event_lists import cursor_row
 
 LISTED = 500  # differences of a page
 NOTHING = Verdict("", "-", why="its `on` is about other events")
@@ -37,7 +37,7 @@ class SimulationService:
         if not request.cursor:
             await self._context.barrier((EVENTS,))
         accounts, following = await self._context.view.accounts(
-            request.since_us, request.until_us or now_us() + 1, position(request.cursor), request.limit
+            request.since_us, request.until_us or now_us() + 1, cursor_row(request.cursor, 0), request.limit
         )
         visible = self._deployed.visible(caller, label)
         old = [self._deployed.deployments[label]] if visible else []
