@@ -68,7 +68,7 @@ class FailuresLimiter(Limiter[FailuresState], tag="pause_on_failures", frozen=Tr
         return msgspec.structs.replace(state, in_row=0, stopped_ms=0)
 
     def describe(self) -> str:
-        return f"paused after {self.failures:,} failures in a row" if self.failures > 1 else "paused after a failure"
+        return f"a pause after {self.failures:,} failures in a row" if self.failures > 1 else "a pause after a failure"
 
     def preview(self, state: FailuresState | None, key: str, at_ms: int) -> OperatorFinding:
         wanted = f"less than {self.failures:,} failures in a row"
