@@ -17,11 +17,11 @@ RULES = """
 triggers:
   - {name: bell, kind: webhook, verify: none, type: org.example.bell}
 rules:
-  - name: tell
+  - name: bell-rings
     on: bell
     retry: {max: 3, base: 10ms, on: NotDelivered, never: Refused}
     run: {notify: {webhook: "%(url)s/hook", text: "bell ${data.n}", data: {n: "${data.n}"}}}
-  - {name: lose, on: bell, run: {notify: {slack: "%(url)s/gone", text: "${data.n}"}}}
+  - {name: bell-is-gone, on: bell, run: {notify: {slack: "%(url)s/gone", text: "${data.n}"}}}
 """
 
 
@@ -59,8 +59,8 @@ def test_a_message_is_a_task_with_an_outcome(shared: System, receiver: tuple[str
     assert shared.http("POST", "/hooks/bell", {"n": 7}, {"webhook-id": "7"}, token=None).status == 202
 
     assert got.get(timeout=PATIENCE_S) == {"text": "bell 7", "data": {"n": 7}}
-    (told,) = shared.await_true(lambda: shared.tasks(rule="tell", state="succeeded"), "it has been sent")
-    assert (told["name"], told["value"]) == ("tell.notify", {"status": 200})
+    (told,) = shared.await_true(lambda: shared.tasks(rule="bell-rings", state="succeeded"), "it has been sent")
+    assert (told["name"], told["value"]) == ("bell-rings.notify", {"status": 200})
     assert [a["status"] for a in shared.http("GET", f"/v1/tasks/{told['id']}").json["attempts"]] == ["error", "ok"]
-    (lost,) = shared.await_true(lambda: shared.tasks(rule="lose", state="failed"), "it was refused")
+    (lost,) = shared.await_true(lambda: shared.tasks(rule="bell-is-gone", state="failed"), "it was refused")
     assert "Refused: 127.0.0.1 answered 410" in lost["why"]
